@@ -1,0 +1,18 @@
+# Everything comes from Debian packages; packages.txt lists them.
+find_package(Threads REQUIRED)
+# Module mode first: Debian's gRPC config asks for a protobuf config that Debian does not ship.
+find_package(Protobuf REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(GTest CONFIG REQUIRED)
+find_package(benchmark CONFIG REQUIRED)
+
+# ISA-L ships no CMake package.
+find_path(ISAL_INCLUDE_DIR isa-l/crc.h REQUIRED)
+find_library(ISAL_LIBRARY isal REQUIRED)
+add_library(isal INTERFACE IMPORTED)
+target_include_directories(isal SYSTEM INTERFACE ${ISAL_INCLUDE_DIR})
+target_link_libraries(isal INTERFACE ${ISAL_LIBRARY})

@@ -1,0 +1,31 @@
+# Compiler, warnings, sanitizers, ccache.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+set(KVSTOW_SANITIZE "" CACHE STRING "Sanitizers for the whole build, as -fsanitize= takes them")
+option(KVSTOW_THREAD_SAFETY "Check lock annotations (clang only)" OFF)
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+
+find_program(KVSTOW_CCACHE ccache)
+if(KVSTOW_CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${KVSTOW_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KVSTOW_CCACHE})
+endif()
+
+add_library(kvstow_options INTERFACE)
+target_include_directories(kvstow_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(kvstow_options INTERFACE -Wall -Wextra -Werror)
+if(KVSTOW_SANITIZE)
+  target_compile_options(kvstow_options INTERFACE -fsanitize=${KVSTOW_SANITIZE}
+                                                  -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(kvstow_options INTERFACE -fsanitize=${KVSTOW_SANITIZE})
+endif()
+if(KVSTOW_THREAD_SAFETY)
+  target_compile_options(kvstow_options INTERFACE -Wthread-safety -Werror=thread-safety)
+endif()
