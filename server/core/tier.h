@@ -1,0 +1,59 @@
+// A place for records: host memory now, device memory and others later. The same bytes in each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace kvstow {
+
+// Values are indices into Store's list of tiers and label values of metrics.
+enum class TierKind : uint8_t { kGpu = 0, kHost = 1 };
+absl::string_view Name(TierKind kind);
+
+// A run of whole pages of a tier.
+struct PageRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+  bool operator==(const PageRun&) const = default;
+};
+// Where one record lies: usually one run, several when free memory is in pieces. The record's bytes
+// fill the runs in order.
+using Allocation = absl::InlinedVector<PageRun, 1>;
+
+struct TierUsage {
+  uint64_t capacity_bytes = 0;  // the budget, physical
+  uint64_t used_bytes = 0;      // physical: whole pages
+};
+
+// Thread safety: Allocate and Free are self-synchronised. Reads and writes of different allocations
+// are independent; the caller orders those of one.
+class Tier {
+ public:
+  virtual ~Tier() = default;
+
+  virtual TierKind kind() const = 0;
+  virtual TierUsage usage() const = 0;
+  // Physical bytes that a record of this size takes.
+  virtual uint64_t PhysicalBytes(uint64_t record_bytes) const = 0;
+
+  // RESOURCE_EXHAUSTED when the budget has too few free pages.
+  virtual absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) = 0;
+  virtual void Free(const Allocation& allocation) = 0;
+
+  // `offset` counts from the record's start; the range lies within the allocation.
+  virtual void Write(const Allocation& allocation, uint64_t offset,
+                     std::span<const std::byte> bytes) = 0;
+  virtual void Read(const Allocation& allocation, uint64_t offset,
+                    std::span<std::byte> out) const = 0;
+  // The bytes where they lie, when the host can address them and they are in one piece; else empty.
+  // Valid until Free.
+  virtual std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
+                                          uint64_t size) const = 0;
+};
+
+}  // namespace kvstow
