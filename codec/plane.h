@@ -1,0 +1,67 @@
+// An encoded plane: a tile table (one TileHead a head, padded to 16 bytes), then the tiles' bodies.
+// An opaque plane is its bytes and has no table. docs/format.md, "Planes".
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "codec/codec.h"
+#include "codec/report.h"
+#include "space/plane_layout.h"
+
+namespace kvstow {
+
+size_t TileTableBytes(const PlaneSpec& plane);
+// What a plane can take at most.
+size_t MaxPlaneBytes(const PlaneSpec& plane);
+TileShape ShapeOf(const PlaneSpec& plane);
+
+// A checked reading of an encoded plane. Borrows the bytes and the spec.
+class PlaneView {
+ public:
+  // DATA_LOSS when the bytes are no plane of this spec: table invalid, sizes that do not add up,
+  // tiles of a mode the plane's kind does not allow.
+  static absl::StatusOr<PlaneView> Parse(std::span<const std::byte> bytes, const PlaneSpec& plane);
+
+  const PlaneSpec& spec() const { return *spec_; }
+  size_t tiles() const { return tiles_.size(); }
+  const TileHead& head(size_t tile) const { return tiles_[tile].head; }
+  std::span<const std::byte> body(size_t tile) const { return tiles_[tile].body; }
+
+ private:
+  struct Tile {
+    TileHead head;
+    std::span<const std::byte> body;
+  };
+  const PlaneSpec* spec_ = nullptr;
+  std::vector<Tile> tiles_;
+};
+
+struct EncodedPlane {
+  std::vector<std::byte> bytes;
+  QualityReport report;
+};
+
+// Whole planes, tile after tile on the calling thread. `values` is spec.raw_bytes long; `rotary` is
+// required where spec.rotary is set. INVALID_ARGUMENT as Codec.
+absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
+                                         const CodecSettings& settings, const RotaryTable* rotary,
+                                         std::span<const std::byte> values);
+// DATA_LOSS as PlaneView::Parse. `out` is spec.raw_bytes long.
+absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable* rotary,
+                         std::span<const std::byte> bytes, std::span<std::byte> out);
+
+// The two halves of EncodePlane, for callers that run tiles on several threads: jobs that write to
+// scratch of their own, then the plane out of finished jobs.
+struct PlaneEncodeJobs {
+  std::vector<std::byte> scratch;
+  std::vector<TileEncodeJob> jobs;
+};
+PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
+                               const RotaryTable* rotary, std::span<const std::byte> values);
+EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs);
+
+}  // namespace kvstow

@@ -1,0 +1,27 @@
+// How calls went, for whoever counts them. Filled in by the rpc layer.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace kvstow {
+
+struct CallRecord {
+  absl::string_view method;         // "Put"
+  absl::string_view path = "grpc";  // data path
+  absl::StatusCode code = absl::StatusCode::kOk;
+  absl::Duration took;
+  uint64_t bytes = 0;  // KV that travelled: raw bytes in for Put, bytes out for Get
+};
+
+// Thread-safe, does not block.
+class CallSink {
+ public:
+  virtual ~CallSink() = default;
+  virtual void OnCall(const CallRecord& call) = 0;
+};
+
+}  // namespace kvstow

@@ -1,0 +1,24 @@
+// What every Put and Get shares: the codec, where its work runs, and the bounds on bytes in flight.
+// One a daemon; plain references, all thread-safe.
+#pragma once
+
+#include "codec/codec.h"
+#include "server/core/byte_budget.h"
+#include "server/core/clock.h"
+#include "server/core/executor.h"
+#include "server/core/stats_sink.h"
+#include "server/core/store.h"
+
+namespace kvstow {
+
+struct DataPath {
+  Store& store;
+  Codec& codec;
+  Executor& executor;
+  const Clock& clock;
+  StatsSink& stats;
+  ByteBudget& inflight;  // raw planes received and not yet encoded, or decoded and not yet sent
+  ByteBudget& staged;    // encoded planes of Puts that have not committed
+};
+
+}  // namespace kvstow

@@ -1,0 +1,237 @@
+#include "server/core/get_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "codec/plane.h"
+#include "server/core/status_macros.h"
+
+namespace kvstow {
+namespace {
+
+// How far a call decodes ahead of its reader: enough to keep every worker busy, little enough that a
+// stalled reader holds little.
+constexpr size_t kWindowBytes = size_t{8} << 20;
+
+// A decoded plane, counted in flight while anybody refers to it.
+struct DecodedPlane {
+  DecodedPlane(ByteBudget& budget, size_t bytes)
+      : budget(budget), size(bytes), values(new std::byte[bytes]) {
+    budget.Take(size);
+  }
+  ~DecodedPlane() { budget.Give(size); }
+  ByteBudget& budget;
+  const size_t size;
+  std::unique_ptr<std::byte[]> values;
+};
+
+// Bytes of a record where they lie, or a copy when they lie in pieces.
+struct RecordBytes {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+};
+
+RecordBytes BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset, uint64_t size) {
+  const auto view = pin->View(offset, size);
+  if (!view.empty() || size == 0) return {view, pin};
+  auto copy = std::make_shared<std::vector<std::byte>>(size);
+  pin->Read(offset, *copy);
+  return {*copy, copy};
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<GetCall>> GetCall::Create(
+    DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
+    std::span<const BlockKey> keys, std::span<const uint32_t> layers, PlaneForm form) {
+  std::shared_ptr<GetCall> call(
+      new GetCall(path, std::move(session), std::move(space), form));
+  KVSTOW_RETURN_IF_ERROR(call->ChoosePlanes(layers));
+  call->Hold(keys);
+  return call;
+}
+
+absl::Status GetCall::ChoosePlanes(std::span<const uint32_t> layers) {
+  const PlaneLayout& layout = space_->layout();
+  if (!std::is_sorted(layers.begin(), layers.end(), std::less_equal<>())) {
+    return absl::InvalidArgumentError("layers must ascend without repeats");
+  }
+  for (uint32_t layer : layers) {
+    if (!std::binary_search(layout.layers().begin(), layout.layers().end(), layer)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", layer, " is not one of this shard's ", layout.layers().size()));
+    }
+  }
+  for (size_t i = 0; i < layout.planes().size(); ++i) {
+    if (layers.empty() ||
+        std::binary_search(layers.begin(), layers.end(), layout.planes()[i].layer)) {
+      planes_.push_back(i);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void GetCall::Hold(std::span<const BlockKey> keys) {
+  answers_.resize(keys.size());
+  for (uint32_t i = 0; i < keys.size(); ++i) {
+    Store::Pin pin =
+        path_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
+    if (!pin) continue;
+    answers_[i] = {true, pin.tier(), pin.first_position()};
+    held_.push_back(Open(i, std::move(pin)));
+  }
+}
+
+GetCall::HeldBlock GetCall::Open(uint32_t index, Store::Pin pin) {
+  HeldBlock block;
+  block.index = index;
+  block.rotary = space_->RotaryAt(pin.first_position());
+  block.pin = std::make_shared<const Store::Pin>(std::move(pin));
+  const uint64_t head = std::min<uint64_t>(RecordIndex::BytesFor(space_->layout()),
+                                           block.pin->record_bytes());
+  const RecordBytes prefix = BytesAt(block.pin, 0, head);
+  auto record = RecordIndex::Parse(prefix.bytes, space_->layout(), space_->fingerprint());
+  if (record.ok()) block.record = std::make_shared<const RecordIndex>(*std::move(record));
+  return block;
+}
+
+void GetCall::Next(OnPlane on_plane) {
+  if (session_->ended()) {
+    on_plane(absl::FailedPreconditionError("the session ended; open another one"));
+    return;
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    waiting_ = std::move(on_plane);
+  }
+  Prepare();
+  Deliver();
+}
+
+void GetCall::Prepare() {
+  while (PrepareOne()) {
+  }
+}
+
+// Schedules one more plane; false when the window is full or nothing is left.
+bool GetCall::PrepareOne() {
+  auto slot = std::make_shared<Slot>();
+  size_t held, plane;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return false;
+    if (window_bytes_ >= kWindowBytes && !window_.empty()) return false;
+    held = next_block_;
+    plane = planes_[next_plane_];
+    if (++next_block_ == held_.size()) {
+      next_block_ = 0;
+      ++next_plane_;
+    }
+    slot->bytes = space_->layout().planes()[plane].raw_bytes;
+    window_.push_back(slot);
+    window_bytes_ += slot->bytes;
+  }
+  path_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this(), slot, held, plane] {
+    self->Produce(slot, held, plane);
+  });
+  return true;
+}
+
+void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane) {
+  HeldBlock& block = held_[held];
+  bool skip;
+  {
+    absl::MutexLock lock(&mu_);
+    skip = cancelled_ || block.damaged;
+  }
+  if (!skip) slot->delivery = Fetch(block, plane);
+  {
+    absl::MutexLock lock(&mu_);
+    // Two planes of one block may fail at the same time on two threads: one of them tells.
+    slot->skip =
+        skip || (slot->delivery.kind == PlaneDelivery::Kind::kDamage && block.damaged);
+    if (slot->delivery.kind == PlaneDelivery::Kind::kDamage) block.damaged = true;
+    slot->ready = true;
+  }
+  if (!slot->skip && slot->delivery.kind == PlaneDelivery::Kind::kDamage) {
+    path_.store.ReportDamage(*block.pin);
+  }
+  Deliver();
+}
+
+PlaneDelivery GetCall::Fetch(const HeldBlock& block, size_t plane) {
+  const PlaneSpec& spec = space_->layout().planes()[plane];
+  PlaneDelivery delivery;
+  delivery.kind = PlaneDelivery::Kind::kDamage;
+  delivery.block = block.index;
+  delivery.layer = spec.layer;
+  delivery.plane_kind = spec.kind;
+  if (block.record == nullptr) return delivery;
+  const DirectoryEntry& entry = block.record->planes()[plane];
+  if (entry.offset + entry.bytes > block.pin->record_bytes()) return delivery;
+  const RecordBytes encoded = BytesAt(block.pin, entry.offset, entry.bytes);
+  if (!CheckPlane(entry, encoded.bytes).ok()) return delivery;
+  if (form_ == PlaneForm::kEncoded) {
+    delivery.bytes = encoded.bytes;
+    delivery.owner = encoded.owner;
+  } else if (!Decode(block, plane, encoded.bytes, &delivery)) {
+    return delivery;
+  }
+  delivery.kind = PlaneDelivery::Kind::kPlane;
+  return delivery;
+}
+
+bool GetCall::Decode(const HeldBlock& block, size_t plane, std::span<const std::byte> encoded,
+                     PlaneDelivery* delivery) {
+  const PlaneSpec& spec = space_->layout().planes()[plane];
+  auto decoded = std::make_shared<DecodedPlane>(path_.inflight, spec.raw_bytes);
+  const std::span<std::byte> values(decoded->values.get(), decoded->size);
+  const absl::Time start = path_.clock.Now();
+  const absl::Status status =
+      DecodePlane(path_.codec, spec, block.rotary.of_plane(plane), encoded, values);
+  path_.stats.OnCodec(CodecDirection::kDecode, path_.codec.device(), values.size(),
+                      path_.clock.Now() - start);
+  delivery->bytes = values;
+  delivery->owner = std::move(decoded);
+  return status.ok();
+}
+
+std::shared_ptr<GetCall::Slot> GetCall::PopFront() {
+  std::shared_ptr<Slot> slot = std::move(window_.front());
+  window_.pop_front();
+  window_bytes_ -= slot->bytes;
+  return slot;
+}
+
+// Hands the first plane of the window over if it is ready and somebody waits for it.
+void GetCall::Deliver() {
+  OnPlane on_plane;
+  PlaneDelivery delivery;
+  bool window_ran_dry = false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || !waiting_) return;
+    while (!window_.empty() && window_.front()->ready && window_.front()->skip) PopFront();
+    const bool end = window_.empty() && (held_.empty() || next_plane_ == planes_.size());
+    window_ran_dry = window_.empty() && !end;
+    if (window_.empty() ? !end : !window_.front()->ready) {
+      // Nothing to hand over yet; Produce comes back here.
+    } else {
+      if (!end) delivery = std::move(PopFront()->delivery);
+      on_plane = std::exchange(waiting_, nullptr);
+    }
+  }
+  // Only skipped planes were in the window, so nobody else prepares the next.
+  if (window_ran_dry) Prepare();
+  if (on_plane) on_plane(std::move(delivery));
+}
+
+void GetCall::Cancel() {
+  OnPlane dropped;  // destroyed outside the lock: it may hold the transport's last reference
+  absl::MutexLock lock(&mu_);
+  cancelled_ = true;
+  dropped = std::move(waiting_);
+}
+
+}  // namespace kvstow

@@ -1,0 +1,114 @@
+// One Get, free of any transport: which blocks are there, then their planes in order, each checked
+// against its checksum and, in decoded form, decoded on the executor ahead of the transport.
+//
+// Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its checksum is
+// told as damage, never delivered; its block is dropped from the store.
+//
+// Thread safety: the transport calls Next and Cancel from one thread at a time, Next again only after
+// its callback came. Callbacks come on executor threads or, when a plane is ready, on the caller's stack.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "codec/record.h"
+#include "server/core/data_path.h"
+#include "server/core/sessions.h"
+#include "server/core/space_context.h"
+
+namespace kvstow {
+
+enum class PlaneForm { kDecoded, kEncoded };
+
+struct GetAnswer {
+  bool found = false;
+  TierKind tier = TierKind::kHost;
+  uint64_t first_position = 0;
+};
+
+// A plane of one block, or the news that it is damaged, or the end.
+struct PlaneDelivery {
+  enum class Kind { kPlane, kDamage, kEnd } kind = Kind::kEnd;
+  uint32_t block = 0;
+  uint32_t layer = 0;
+  PlaneKind plane_kind = PlaneKind::kK;
+  std::span<const std::byte> bytes;   // of kPlane
+  std::shared_ptr<const void> owner;  // keeps `bytes` where they are
+};
+
+class GetCall : public std::enable_shared_from_this<GetCall> {
+ public:
+  // INVALID_ARGUMENT for layers that are unknown, repeated or not ascending.
+  static absl::StatusOr<std::shared_ptr<GetCall>> Create(
+      DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
+      std::span<const BlockKey> keys, std::span<const uint32_t> layers, PlaneForm form);
+
+  const std::vector<GetAnswer>& answers() const { return answers_; }
+
+  // Gives the next plane. FAILED_PRECONDITION once the session ended.
+  using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
+  void Next(OnPlane on_plane);
+
+  // No callback comes after it returns, but for one already running.
+  void Cancel();
+
+ private:
+  // A block held for this call, and where its planes lie.
+  struct HeldBlock {
+    uint32_t index = 0;  // into the asked-for keys
+    std::shared_ptr<const Store::Pin> pin;
+    std::shared_ptr<const RecordIndex> record;  // null when the header is damaged
+    BlockRotary rotary;
+    bool damaged = false;  // told once; later planes are skipped
+  };
+  // A plane on its way out.
+  struct Slot {
+    PlaneDelivery delivery;
+    size_t bytes = 0;  // raw, of the plane
+    bool ready = false;
+    bool skip = false;
+  };
+
+  GetCall(DataPath& path, std::shared_ptr<Session> session,
+          std::shared_ptr<const SpaceContext> space, PlaneForm form)
+      : path_(path), session_(std::move(session)), space_(std::move(space)), form_(form) {}
+
+  absl::Status ChoosePlanes(std::span<const uint32_t> layers);
+  void Hold(std::span<const BlockKey> keys);
+  HeldBlock Open(uint32_t index, Store::Pin pin);
+  void Prepare();
+  bool PrepareOne() ABSL_LOCKS_EXCLUDED(mu_);
+  void Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane);
+  PlaneDelivery Fetch(const HeldBlock& block, size_t plane);
+  bool Decode(const HeldBlock& block, size_t plane, std::span<const std::byte> encoded,
+              PlaneDelivery* delivery);
+  std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Deliver();
+
+  DataPath& path_;
+  const std::shared_ptr<Session> session_;
+  const std::shared_ptr<const SpaceContext> space_;
+  const PlaneForm form_;
+  std::vector<size_t> planes_;  // indices into the layout, those asked for
+  std::vector<GetAnswer> answers_;
+  std::vector<HeldBlock> held_;
+
+  absl::Mutex mu_;
+  // The next plane to prepare.
+  size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
+  std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
+  size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  OnPlane waiting_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow

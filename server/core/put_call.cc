@@ -1,0 +1,304 @@
+#include "server/core/put_call.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "codec/plane.h"
+#include "server/core/status_macros.h"
+
+namespace kvstow {
+
+struct PutCall::PlaneWork {
+  PlaneWork(DataPath& path, size_t bytes) : path(path), size(bytes), raw(new std::byte[bytes]) {
+    path.inflight.Take(size);
+  }
+  ~PlaneWork() { path.inflight.Give(size); }
+
+  // An opaque plane has no tiles: its record form is its bytes.
+  EncodedPlane Assemble(const PlaneSpec& spec) const {
+    if (!spec.is_opaque()) return AssemblePlane(spec, jobs);
+    EncodedPlane plane;
+    plane.bytes.assign(raw.get(), raw.get() + size);
+    return plane;
+  }
+
+  DataPath& path;
+  const size_t size;
+  std::unique_ptr<std::byte[]> raw;
+  size_t plane = 0;
+  size_t block = 0;  // into wanted_
+  PlaneEncodeJobs jobs;
+  std::atomic<size_t> tasks_left{0};
+};
+
+absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(DataPath& path,
+                                                         std::shared_ptr<Session> session,
+                                                         std::shared_ptr<const SpaceContext> space,
+                                                         std::vector<BlockIntent> intents,
+                                                         absl::Duration ttl) {
+  std::shared_ptr<PutCall> call(
+      new PutCall(path, std::move(session), std::move(space), ttl));
+  KVSTOW_RETURN_IF_ERROR(call->Admit(std::move(intents)));
+  return call;
+}
+
+PutCall::~PutCall() { path_.staged.Give(staged_bytes_); }
+
+absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
+  intents_ = std::move(intents);
+  const uint64_t estimate = space_->EstimatedRecordBytes();
+  KVSTOW_ASSIGN_OR_RETURN(auto reserved,
+                          path_.store.Reserve(space_->id(), space_->layout().shard().index,
+                                              intents_, estimate));
+  using Kind = Store::ReserveAnswer::Kind;
+  bool behind = !path_.inflight.below_limit();
+  uint64_t shed = 0;
+  for (size_t i = 0; i < reserved.size(); ++i) {
+    PutAnswer answer{reserved[i].kind, reserved[i].refusal};
+    if (answer.kind == Kind::kSend && (behind || !path_.staged.TryTake(estimate))) {
+      // What follows hangs on this block, so nothing after it is taken either.
+      behind = true;
+      ++shed;
+      answer = {Kind::kDeclined, Refusal::kBehind};
+    } else if (answer.kind == Kind::kSend) {
+      staged_bytes_ += estimate;
+      WantedBlock block;
+      block.index = static_cast<uint32_t>(i);
+      block.reservation = std::move(reserved[i].reservation);
+      block.rotary = space_->RotaryAt(intents_[i].first_position);
+      block.record = std::make_unique<RecordBuilder>(space_->layout(), space_->fingerprint(),
+                                                     intents_[i].first_position);
+      wanted_.push_back(std::move(block));
+    }
+    answers_.push_back(answer);
+  }
+  if (shed > 0) path_.stats.OnRefused(space_->tenant(), Refusal::kBehind, shed);
+  return absl::OkStatus();
+}
+
+absl::Status PutCall::CheckSegment(const PlaneSegment& s) const {
+  if (complete()) {
+    return absl::InvalidArgumentError(
+        "a chunk past the end: every plane of the blocks answered SEND has arrived");
+  }
+  const PlaneSpec& expected = plane(next_plane_);
+  const uint32_t block = wanted_[next_block_].index;
+  if (s.layer != expected.layer || s.kind != expected.kind || s.block != block ||
+      s.offset != next_offset_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a segment out of order: got layer ", s.layer, " ", Name(s.kind), " block ", s.block,
+        " offset ", s.offset, ", expected layer ", expected.layer, " ", Name(expected.kind),
+        " block ", block, " offset ", next_offset_));
+  }
+  if (s.plane_bytes != expected.raw_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a plane of ", s.plane_bytes, " bytes for layer ", s.layer, " ", Name(s.kind),
+        "; the space's layout says ", expected.raw_bytes, ". Check heads, dimension and dtype"));
+  }
+  if (s.length == 0 || s.length > expected.raw_bytes - next_offset_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a segment of ", s.length, " bytes at offset ", s.offset, " of a plane of ",
+                     expected.raw_bytes, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
+                          std::span<const std::span<const std::byte>> data) {
+  if (session_->ended()) {
+    return absl::FailedPreconditionError("the session ended; open another one");
+  }
+  uint64_t announced = 0, present = 0;
+  for (const PlaneSegment& s : segments) announced += s.length;
+  for (const auto& piece : data) present += piece.size();
+  if (announced != present || segments.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("a chunk of ", present, " bytes whose ",
+                                                   segments.size(), " segments speak of ",
+                                                   announced));
+  }
+  size_t skip = 0;
+  for (const PlaneSegment& s : segments) {
+    KVSTOW_RETURN_IF_ERROR(CheckSegment(s));
+    CopyInto(s, data, skip);
+  }
+  received_bytes_ += present;
+  return absl::OkStatus();
+}
+
+// `skip` bytes of data[0] are used up.
+void PutCall::CopyInto(const PlaneSegment& segment,
+                       std::span<const std::span<const std::byte>>& data, size_t& skip) {
+  if (filling_ == nullptr) {
+    filling_ = std::make_shared<PlaneWork>(path_, plane(next_plane_).raw_bytes);
+    filling_->plane = next_plane_;
+    filling_->block = next_block_;
+  }
+  std::byte* out = filling_->raw.get() + next_offset_;
+  for (size_t left = segment.length; left > 0;) {
+    const auto piece = data.front().subspan(skip);
+    const size_t n = std::min(left, piece.size());
+    if (n > 0) std::memcpy(out, piece.data(), n);
+    out += n;
+    left -= n;
+    skip += n;
+    if (skip == data.front().size()) {
+      data = data.subspan(1);
+      skip = 0;
+    }
+  }
+  next_offset_ += segment.length;
+  if (next_offset_ < plane(next_plane_).raw_bytes) return;
+  StartEncoding();
+  next_offset_ = 0;
+  if (++next_block_ == wanted_.size() && ++next_plane_ < plane_count()) next_block_ = 0;
+}
+
+void PutCall::StartEncoding() {
+  std::shared_ptr<PlaneWork> work = std::move(filling_);
+  filling_ = nullptr;
+  work->jobs = MakeEncodeJobs(plane(work->plane), space_->layout().spec().codec,
+                              wanted_[work->block].rotary.of_plane(work->plane),
+                              {work->raw.get(), work->size});
+  const size_t tiles = work->jobs.jobs.size();
+  const size_t tasks = std::clamp<size_t>(tiles, 1, 2 * path_.executor.concurrency());
+  work->tasks_left = tasks;
+  {
+    absl::MutexLock lock(&mu_);
+    ++encoding_;
+  }
+  for (size_t t = 0; t < tasks; ++t) {
+    path_.executor.Schedule(
+        WorkPriority::kPut, [self = shared_from_this(), work, begin = tiles * t / tasks,
+                             end = tiles * (t + 1) / tasks] { self->EncodeTiles(work, begin, end); });
+  }
+}
+
+void PutCall::EncodeTiles(const std::shared_ptr<PlaneWork>& work, size_t begin, size_t end) {
+  bool skip;
+  {
+    absl::MutexLock lock(&mu_);
+    skip = cancelled_ || !failure_.ok();
+  }
+  if (!skip) {
+    const absl::Time start = path_.clock.Now();
+    absl::Status status =
+        path_.codec.Encode(std::span(work->jobs.jobs).subspan(begin, end - begin));
+    path_.stats.OnCodec(CodecDirection::kEncode, path_.codec.device(),
+                        (end - begin) * plane(work->plane).tile_bytes(),
+                        path_.clock.Now() - start);
+    if (!status.ok()) {
+      absl::MutexLock lock(&mu_);
+      failure_.Update(status);
+    }
+  }
+  if (work->tasks_left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  FinishPlane(*work);
+}
+
+void PutCall::FinishPlane(PlaneWork& work) {
+  bool skip;
+  {
+    absl::MutexLock lock(&mu_);
+    skip = cancelled_ || !failure_.ok();
+  }
+  if (!skip) {
+    EncodedPlane plane = work.Assemble(this->plane(work.plane));
+    absl::MutexLock lock(&mu_);
+    wanted_[work.block].record->SetPlane(work.plane, std::move(plane));
+  }
+  OnPlaneDone();
+}
+
+void PutCall::OnPlaneDone() {
+  {
+    absl::MutexLock lock(&mu_);
+    --encoding_;
+    if (!committing_ || encoding_ > 0 || cancelled_) return;
+  }
+  Store();
+}
+
+absl::Status PutCall::Commit(Done done) {
+  if (!complete()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a commit before every plane arrived: next is layer ",
+                     plane(next_plane_).layer, " ", Name(plane(next_plane_).kind), " block ",
+                     wanted_[next_block_].index, " offset ", next_offset_));
+  }
+  absl::MutexLock lock(&mu_);
+  if (committing_) return absl::InvalidArgumentError("a second commit");
+  committing_ = true;
+  done_ = std::move(done);
+  if (encoding_ > 0) return absl::OkStatus();  // OnPlaneDone goes on
+  path_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] { self->Store(); });
+  return absl::OkStatus();
+}
+
+void PutCall::Store() {
+  absl::Status failure;
+  Done done;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_) return;
+    failure = failure_;
+    done = std::move(done_);
+  }
+  if (session_->ended()) failure.Update(absl::FailedPreconditionError("the session ended"));
+  if (!failure.ok()) {
+    wanted_.clear();
+    done(failure);
+    return;
+  }
+  PutResults results;
+  results.blocks.resize(intents_.size());
+  for (size_t i = 0; i < answers_.size(); ++i) results.blocks[i].refusal = answers_[i].refusal;
+  std::vector<BlockKey> stored;
+  for (WantedBlock& block : wanted_) {
+    PutResult& result = results.blocks[block.index];
+    result = StoreBlock(block);
+    if (!result.stored) continue;
+    results.k.Merge(result.k);
+    results.v.Merge(result.v);
+    stored.push_back(intents_[block.index].key);
+  }
+  if (ttl_ > absl::ZeroDuration() && !stored.empty()) {
+    results.lease = path_.store.Lease(space_->id(), stored, session_->id(), ttl_);
+  }
+  wanted_.clear();
+  done(std::move(results));
+}
+
+PutResult PutCall::StoreBlock(WantedBlock& block) {
+  PutResult result;
+  RecordBuilder& record = *block.record;
+  Store::RecordMeta meta;
+  const auto pieces = record.Finish();
+  meta.raw_bytes = space_->layout().raw_bytes();
+  meta.k = Declare(record.k_report());
+  meta.v = Declare(record.v_report());
+  const absl::Status status = path_.store.Commit(std::move(block.reservation), pieces, meta);
+  if (!status.ok()) {
+    result.refusal = Refusal::kFull;
+    return result;
+  }
+  result.stored = true;
+  result.record_bytes = record.record_bytes();
+  result.k = record.k_report();
+  result.v = record.v_report();
+  path_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(),
+                        result.k, result.v);
+  return result;
+}
+
+void PutCall::Cancel() {
+  Done dropped;  // destroyed outside the lock: it may hold the transport's last reference
+  filling_ = nullptr;
+  absl::MutexLock lock(&mu_);
+  cancelled_ = true;
+  dropped = std::move(done_);
+}
+
+}  // namespace kvstow

@@ -1,0 +1,139 @@
+// One Put, free of any transport: announced blocks, their planes as they arrive, the commit.
+//
+// Planes arrive layer by layer across the call's blocks (proto: Segment), are copied out of the
+// transport's memory, and encoded tile by tile on the executor as soon as each is whole. Nothing is visible
+// before the commit; a call that goes away leaves nothing behind.
+//
+// Thread safety: the transport calls Add, Commit and Cancel from one thread at a time. Callbacks come on
+// executor threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "codec/record.h"
+#include "codec/report.h"
+#include "server/core/data_path.h"
+#include "server/core/sessions.h"
+#include "server/core/space_context.h"
+
+namespace kvstow {
+
+// A run of bytes of one plane of one block, as on the wire.
+struct PlaneSegment {
+  uint32_t layer = 0;
+  PlaneKind kind = PlaneKind::kK;
+  uint32_t block = 0;  // index into the announced (Put) or asked-for (Get) blocks
+  uint32_t offset = 0;
+  uint32_t length = 0;
+  uint32_t plane_bytes = 0;
+};
+
+struct PutAnswer {
+  Store::ReserveAnswer::Kind kind = Store::ReserveAnswer::Kind::kDeclined;
+  Refusal refusal = Refusal::kNoParent;
+};
+
+struct PutResult {
+  bool stored = false;
+  Refusal refusal = Refusal::kNoParent;  // when it was wanted and not stored
+  uint64_t record_bytes = 0;
+  QualityReport k, v;
+};
+
+struct PutResults {
+  std::vector<PutResult> blocks;  // one an announced block
+  QualityReport k, v;             // pooled over the stored ones
+  LeaseId lease = kNoLease;
+};
+
+class PutCall : public std::enable_shared_from_this<PutCall> {
+ public:
+  // Reserves and answers. INVALID_ARGUMENT as Store::Reserve, and for too many blocks.
+  static absl::StatusOr<std::shared_ptr<PutCall>> Create(
+      DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
+      std::vector<BlockIntent> intents, absl::Duration ttl);
+  ~PutCall();
+
+  const std::vector<PutAnswer>& answers() const { return answers_; }
+
+  // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past the
+  // end of a plane or of the call, or of the wrong plane; FAILED_PRECONDITION once the session ended.
+  // The call is over then.
+  absl::Status Add(std::span<const PlaneSegment> segments,
+                   std::span<const std::span<const std::byte>> data);
+  // True once every plane of every wanted block has arrived.
+  bool complete() const { return next_block_ >= wanted_.size() || next_plane_ >= plane_count(); }
+
+  // Stores what was received, when its encoding is done. `done` is called exactly once, unless Cancel
+  // comes first. INVALID_ARGUMENT, at once, when planes are missing.
+  using Done = absl::AnyInvocable<void(absl::StatusOr<PutResults>)>;
+  absl::Status Commit(Done done);
+
+  // Gives everything back; work under way finishes unseen.
+  void Cancel();
+
+  // Raw bytes received.
+  uint64_t received_bytes() const { return received_bytes_; }
+
+ private:
+  // A wanted block on its way to a record.
+  struct WantedBlock {
+    uint32_t index = 0;  // into intents
+    Store::Reservation reservation;
+    BlockRotary rotary;
+    std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
+  };
+  // The raw bytes of one plane and the tiles being made of them.
+  struct PlaneWork;
+
+  PutCall(DataPath& path, std::shared_ptr<Session> session,
+          std::shared_ptr<const SpaceContext> space, absl::Duration ttl)
+      : path_(path), session_(std::move(session)), space_(std::move(space)), ttl_(ttl) {}
+
+  size_t plane_count() const { return space_->layout().planes().size(); }
+  const PlaneSpec& plane(size_t i) const { return space_->layout().planes()[i]; }
+  absl::Status Admit(std::vector<BlockIntent> intents);
+  absl::Status CheckSegment(const PlaneSegment& segment) const;
+  void CopyInto(const PlaneSegment& segment, std::span<const std::span<const std::byte>>& data,
+                size_t& skip);
+  void StartEncoding();
+  void EncodeTiles(const std::shared_ptr<PlaneWork>& work, size_t begin, size_t end);
+  void FinishPlane(PlaneWork& work);
+  void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
+  void Store();
+  PutResult StoreBlock(WantedBlock& block);
+
+  DataPath& path_;
+  const std::shared_ptr<Session> session_;
+  const std::shared_ptr<const SpaceContext> space_;
+  const absl::Duration ttl_;
+  std::vector<BlockIntent> intents_;
+  std::vector<PutAnswer> answers_;
+  std::vector<WantedBlock> wanted_;
+
+  // Where the next byte belongs; the transport's thread only.
+  size_t next_plane_ = 0;
+  size_t next_block_ = 0;  // into wanted_
+  size_t next_offset_ = 0;
+  std::shared_ptr<PlaneWork> filling_;
+  uint64_t received_bytes_ = 0;
+  uint64_t staged_bytes_ = 0;
+
+  absl::Mutex mu_;
+  size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  bool committing_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);
+  Done done_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow

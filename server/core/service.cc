@@ -1,0 +1,191 @@
+#include "server/core/service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/core/status_macros.h"
+
+namespace kvstow {
+namespace {
+
+absl::Status CheckCount(absl::string_view what, size_t count, size_t limit) {
+  if (count <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(count, " ", what, " in one call; the limit is ", limit, ". Split the call"));
+}
+
+RecordInspection InspectRecord(Store& store, const SpaceContext& space, const BlockKey& key,
+                               const BlockInfo::ShardInfo& where) {
+  RecordInspection out;
+  out.where = where;
+  const Store::Pin pin = store.Acquire(space.id(), where.shard, key);
+  if (!pin) {
+    out.health = absl::NotFoundError("the record went while it was looked at");
+    return out;
+  }
+  std::vector<std::byte> bytes(pin.record_bytes());
+  pin.Read(0, bytes);
+  auto record = RecordIndex::Parse(bytes);
+  out.health = record.status();
+  if (!record.ok()) return out;
+  for (const DirectoryEntry& entry : record->planes()) {
+    out.health.Update(CheckPlane(entry, std::span(bytes).subspan(entry.offset, entry.bytes)));
+  }
+  out.record = *std::move(record);
+  return out;
+}
+
+}  // namespace
+
+Service::Service(ServiceLimits limits, Parts parts)
+    : limits_(limits),
+      random_(parts.random),
+      inflight_(limits.max_inflight_bytes),
+      staged_(limits.max_staged_bytes),
+      path_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
+            *parts.stats, inflight_,    staged_},
+      hub_(limits.watch_queue),
+      sessions_(parts.random, parts.store, limits.max_sessions) {
+  path_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Service::BeginSession(TenantId tenant,
+                                                               std::string client_name) {
+  if (client_name.size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("client_name has ", client_name.size(), " bytes; the limit is ",
+                     kMaxNameBytes));
+  }
+  return sessions_.Begin(tenant, std::move(client_name));
+}
+
+absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::FindSpace(TenantId tenant,
+                                                                       const SessionId& session,
+                                                                       uint64_t handle) const {
+  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
+  return found->FindSpace(handle);
+}
+
+absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::SharedContext(TenantId tenant,
+                                                                           SpaceSpec spec,
+                                                                           Shard shard) {
+  const auto key = std::make_pair(tenant, FingerprintOf(spec));
+  absl::MutexLock lock(&mu_);
+  auto& known = contexts_[key];
+  std::erase_if(known, [](const auto& weak) { return weak.expired(); });
+  for (const auto& weak : known) {
+    auto context = weak.lock();
+    if (context && context->layout().shard() == shard) return context;
+  }
+  KVSTOW_ASSIGN_OR_RETURN(auto context, SpaceContext::Create(tenant, std::move(spec),
+                                                             std::move(shard), &path_.store));
+  known.push_back(context);
+  return context;
+}
+
+absl::StatusOr<OpenedSpace> Service::OpenSpace(TenantId tenant, const SessionId& session,
+                                               SpaceSpec spec, Shard shard) {
+  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
+  KVSTOW_RETURN_IF_ERROR(Validate(spec));
+  KVSTOW_RETURN_IF_ERROR(Validate(shard, spec));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, SharedContext(tenant, std::move(spec), std::move(shard)));
+  KVSTOW_ASSIGN_OR_RETURN(uint64_t handle,
+                          found->AddSpace(context, limits_.max_spaces_per_session, random_));
+  return OpenedSpace{handle, std::move(context)};
+}
+
+absl::StatusOr<LookupMatch> Service::Lookup(TenantId tenant, const SessionId& session,
+                                            uint64_t space, std::span<const BlockKey> keys,
+                                            const std::string& request_id, absl::Duration ttl) {
+  KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
+  KVSTOW_RETURN_IF_ERROR(CheckCount("bytes of request_id", request_id.size(), kMaxNameBytes));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  return path_.store.Lookup(context->id(), keys, session, request_id, ttl);
+}
+
+absl::StatusOr<uint32_t> Service::Release(TenantId tenant, const SessionId& session,
+                                          std::span<const LeaseId> leases) {
+  KVSTOW_RETURN_IF_ERROR(sessions_.Find(tenant, session).status());
+  KVSTOW_RETURN_IF_ERROR(CheckCount("leases", leases.size(), limits_.max_keys_per_lookup));
+  uint32_t released = 0;
+  for (LeaseId lease : leases) released += path_.store.Release(tenant, lease).ok();
+  return released;
+}
+
+absl::StatusOr<std::vector<bool>> Service::Renew(TenantId tenant, const SessionId& session,
+                                                 std::span<const LeaseId> leases,
+                                                 absl::Duration ttl) {
+  KVSTOW_RETURN_IF_ERROR(sessions_.Find(tenant, session).status());
+  KVSTOW_RETURN_IF_ERROR(CheckCount("leases", leases.size(), limits_.max_keys_per_lookup));
+  if (ttl <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("Renew needs a ttl above 0; use Release to end a lease");
+  }
+  std::vector<bool> alive;
+  for (LeaseId lease : leases) alive.push_back(path_.store.Renew(tenant, lease, ttl).ok());
+  return alive;
+}
+
+absl::StatusOr<uint64_t> Service::Drop(TenantId tenant, const SessionId& session, uint64_t space,
+                                       std::span<const BlockKey> keys) {
+  KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  return path_.store.Drop(context->id(), keys);
+}
+
+absl::StatusOr<uint64_t> Service::DropAll(TenantId tenant, const SessionId& session,
+                                          uint64_t space) {
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  return path_.store.DropSpace(context->id());
+}
+
+absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(TenantId tenant, const SessionId& session,
+                                                      uint64_t space,
+                                                      std::vector<BlockIntent> intents,
+                                                      absl::Duration ttl) {
+  KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
+  if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
+  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, found->FindSpace(space));
+  return PutCall::Create(path_, std::move(found), std::move(context), std::move(intents), ttl);
+}
+
+absl::StatusOr<std::shared_ptr<GetCall>> Service::Get(TenantId tenant, const SessionId& session,
+                                                      uint64_t space,
+                                                      std::span<const BlockKey> keys,
+                                                      std::span<const uint32_t> layers,
+                                                      PlaneForm form) {
+  KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", keys.size(), limits_.max_blocks_per_get));
+  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, found->FindSpace(space));
+  return GetCall::Create(path_, std::move(found), std::move(context), keys, layers, form);
+}
+
+absl::StatusOr<Service::Watching> Service::Watch(TenantId tenant, const SessionId& session,
+                                                 uint64_t space) {
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  return Watching{context->id(), hub_.Watch(context->id())};
+}
+
+absl::StatusOr<BlockInspection> Service::Inspect(TenantId tenant, const SessionId& session,
+                                                 uint64_t space, const BlockKey& key) {
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  BlockInspection out;
+  KVSTOW_ASSIGN_OR_RETURN(out.info, path_.store.Inspect(context->id(), key));
+  for (const BlockInfo::ShardInfo& shard : out.info.shards) {
+    out.records.push_back(InspectRecord(path_.store, *context, key, shard));
+  }
+  return out;
+}
+
+ServiceSnapshot Service::Snapshot() const {
+  ServiceSnapshot out;
+  out.store = path_.store.Snapshot();
+  out.sessions = sessions_.size();
+  out.queue_depth = path_.executor.queue_depth();
+  out.inflight_bytes = inflight_.used();
+  out.staged_bytes = staged_.used();
+  return out;
+}
+
+}  // namespace kvstow

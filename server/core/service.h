@@ -1,0 +1,145 @@
+// kvstow's semantics, free of any transport: sessions, spaces, lookups, leases, puts, gets, watching,
+// statistics. The rpc layer converts, calls this, and converts back.
+//
+// Every method takes the caller's tenant, which comes from its authenticated identity; what belongs to
+// another tenant looks exactly like what does not exist. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "server/core/data_path.h"
+#include "server/core/get_call.h"
+#include "server/core/put_call.h"
+#include "server/core/sessions.h"
+#include "server/core/watch_hub.h"
+
+namespace kvstow {
+
+struct ServiceLimits {
+  uint32_t max_keys_per_lookup = 8192;
+  uint32_t max_blocks_per_put = 256;
+  uint32_t max_blocks_per_get = 1024;
+  uint32_t max_sessions = 10000;
+  uint32_t max_spaces_per_session = 64;
+  uint64_t max_inflight_bytes = uint64_t{256} << 20;
+  uint64_t max_staged_bytes = uint64_t{512} << 20;
+  size_t watch_queue = 4096;
+};
+
+struct OpenedSpace {
+  uint64_t handle = 0;
+  std::shared_ptr<const SpaceContext> space;
+};
+
+// A record as Inspect finds it, read and checked just now.
+struct RecordInspection {
+  BlockInfo::ShardInfo where;
+  absl::Status health;  // DATA_LOSS says what is wrong
+  std::optional<RecordIndex> record;
+};
+struct BlockInspection {
+  BlockInfo info;
+  std::vector<RecordInspection> records;
+};
+
+struct ServiceSnapshot {
+  StoreSnapshot store;
+  uint64_t sessions = 0;
+  uint64_t queue_depth = 0;
+  uint64_t inflight_bytes = 0;
+  uint64_t staged_bytes = 0;
+};
+
+class Service {
+ public:
+  struct Parts {
+    Store* store;
+    Codec* codec;
+    Executor* executor;
+    const Clock* clock;
+    RandomSource* random;
+    StatsSink* stats;
+  };
+  // All parts outlive the Service; executor work that it scheduled must have run before it goes.
+  Service(ServiceLimits limits, Parts parts);
+
+  const ServiceLimits& limits() const { return limits_; }
+  const Codec& codec() const { return path_.codec; }
+
+  absl::StatusOr<std::shared_ptr<Session>> BeginSession(TenantId tenant, std::string client_name);
+  void EndSession(const SessionId& id) { sessions_.End(id); }
+
+  // INVALID_ARGUMENT names the field; FAILED_PRECONDITION for the session, as in all below.
+  absl::StatusOr<OpenedSpace> OpenSpace(TenantId tenant, const SessionId& session, SpaceSpec spec,
+                                        Shard shard);
+
+  absl::StatusOr<LookupMatch> Lookup(TenantId tenant, const SessionId& session, uint64_t space,
+                                     std::span<const BlockKey> keys, const std::string& request_id,
+                                     absl::Duration ttl);
+  absl::StatusOr<uint32_t> Release(TenantId tenant, const SessionId& session,
+                                   std::span<const LeaseId> leases);
+  absl::StatusOr<std::vector<bool>> Renew(TenantId tenant, const SessionId& session,
+                                          std::span<const LeaseId> leases, absl::Duration ttl);
+  absl::StatusOr<uint64_t> Drop(TenantId tenant, const SessionId& session, uint64_t space,
+                                std::span<const BlockKey> keys);
+  absl::StatusOr<uint64_t> DropAll(TenantId tenant, const SessionId& session, uint64_t space);
+
+  absl::StatusOr<std::shared_ptr<PutCall>> Put(TenantId tenant, const SessionId& session,
+                                               uint64_t space, std::vector<BlockIntent> intents,
+                                               absl::Duration ttl);
+  absl::StatusOr<std::shared_ptr<GetCall>> Get(TenantId tenant, const SessionId& session,
+                                               uint64_t space, std::span<const BlockKey> keys,
+                                               std::span<const uint32_t> layers, PlaneForm form);
+
+  struct Watching {
+    SpaceId space{};
+    std::shared_ptr<WatchHub::Watcher> watcher;
+  };
+  absl::StatusOr<Watching> Watch(TenantId tenant, const SessionId& session, uint64_t space);
+  void Unwatch(const Watching& watching) { hub_.Unwatch(watching.space, watching.watcher); }
+
+  // NOT_FOUND for an unknown key.
+  absl::StatusOr<BlockInspection> Inspect(TenantId tenant, const SessionId& session,
+                                          uint64_t space, const BlockKey& key);
+
+  // Calls `resume` when received bytes may be added again (ByteBudget::WhenBelowLimit).
+  void WhenBelowInflightLimit(absl::AnyInvocable<void()> resume) {
+    inflight_.WhenBelowLimit(std::move(resume));
+  }
+
+  // Housekeeping, every 100 ms or so.
+  void Maintain() { path_.store.Maintain(); }
+  void StartDraining() { path_.store.StartDraining(); }
+
+  ServiceSnapshot Snapshot() const;
+
+ private:
+  absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(TenantId tenant,
+                                                                const SessionId& session,
+                                                                uint64_t handle) const;
+  absl::StatusOr<std::shared_ptr<const SpaceContext>> SharedContext(TenantId tenant,
+                                                                    SpaceSpec spec, Shard shard);
+
+  const ServiceLimits limits_;
+  RandomSource* const random_;
+  ByteBudget inflight_;
+  ByteBudget staged_;
+  DataPath path_;
+  WatchHub hub_;
+  Sessions sessions_;
+
+  absl::Mutex mu_;
+  // Live contexts by tenant and fingerprint, so that sessions share rotary tables.
+  absl::flat_hash_map<std::pair<TenantId, Fingerprint>,
+                      std::vector<std::weak_ptr<const SpaceContext>>>
+      contexts_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow

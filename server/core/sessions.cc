@@ -1,0 +1,81 @@
+#include "server/core/sessions.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvstow {
+
+absl::StatusOr<uint64_t> Session::AddSpace(std::shared_ptr<const SpaceContext> space, size_t limit,
+                                           RandomSource* random) {
+  absl::MutexLock lock(&mu_);
+  for (const auto& [handle, known] : spaces_) {
+    if (known == space) return handle;
+  }
+  if (spaces_.size() >= limit) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this session has ", limit, " spaces open, the limit; use another session"));
+  }
+  // Random, so that a handle from before a restart is not taken for another space's.
+  uint64_t handle = 0;
+  while (handle == 0 || spaces_.contains(handle)) {
+    random->Fill(std::as_writable_bytes(std::span(&handle, 1)));
+  }
+  spaces_.emplace(handle, std::move(space));
+  return handle;
+}
+
+absl::StatusOr<std::shared_ptr<const SpaceContext>> Session::FindSpace(uint64_t handle) const {
+  absl::MutexLock lock(&mu_);
+  auto it = spaces_.find(handle);
+  if (it == spaces_.end()) {
+    return absl::FailedPreconditionError(
+        "this session has no such space; call OpenSpace and use the handle it gives");
+  }
+  return it->second;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant,
+                                                         std::string client_name) {
+  SessionId id;
+  random_->Fill(std::as_writable_bytes(std::span(id.bytes)));
+  auto session = std::make_shared<Session>(id, tenant, std::move(client_name));
+  absl::MutexLock lock(&mu_);
+  if (sessions_.size() >= max_sessions_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("all ", max_sessions_, " sessions are taken; raise max_sessions"));
+  }
+  sessions_.emplace(id, session);
+  return session;
+}
+
+void Sessions::End(const SessionId& id) {
+  std::shared_ptr<Session> session;
+  {
+    absl::MutexLock lock(&mu_);
+    auto it = sessions_.find(id);
+    if (it == sessions_.end()) return;
+    session = std::move(it->second);
+    sessions_.erase(it);
+  }
+  session->ended_.store(true, std::memory_order_release);
+  store_->ReleaseAll(id);
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Sessions::Find(TenantId tenant,
+                                                        const SessionId& id) const {
+  absl::MutexLock lock(&mu_);
+  auto it = sessions_.find(id);
+  if (it == sessions_.end() || it->second->tenant() != tenant) {
+    return absl::FailedPreconditionError(
+        "no such session; open one with Session and keep its stream");
+  }
+  return it->second;
+}
+
+size_t Sessions::size() const {
+  absl::MutexLock lock(&mu_);
+  return sessions_.size();
+}
+
+}  // namespace kvstow

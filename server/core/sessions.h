@@ -1,0 +1,67 @@
+// Who is connected and what each has open. A session's end is its client's death: its leases are
+// released and its handles stop working.
+//
+// Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "server/core/ids.h"
+#include "server/core/random.h"
+#include "server/core/space_context.h"
+
+namespace kvstow {
+
+class Session {
+ public:
+  Session(SessionId id, TenantId tenant, std::string client_name)
+      : id_(id), tenant_(tenant), client_name_(std::move(client_name)) {}
+
+  const SessionId& id() const { return id_; }
+  TenantId tenant() const { return tenant_; }
+  const std::string& client_name() const { return client_name_; }
+  bool ended() const { return ended_.load(std::memory_order_acquire); }
+
+  // The same context gives the same handle. RESOURCE_EXHAUSTED beyond `limit` spaces.
+  absl::StatusOr<uint64_t> AddSpace(std::shared_ptr<const SpaceContext> space, size_t limit,
+                                    RandomSource* random);
+  // FAILED_PRECONDITION for a handle that this session did not open.
+  absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(uint64_t handle) const;
+
+ private:
+  friend class Sessions;
+  const SessionId id_;
+  const TenantId tenant_;
+  const std::string client_name_;
+  std::atomic<bool> ended_{false};
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<const SpaceContext>> spaces_ ABSL_GUARDED_BY(mu_);
+};
+
+class Sessions {
+ public:
+  Sessions(RandomSource* random, Store* store, uint32_t max_sessions)
+      : random_(random), store_(store), max_sessions_(max_sessions) {}
+
+  // RESOURCE_EXHAUSTED beyond max_sessions.
+  absl::StatusOr<std::shared_ptr<Session>> Begin(TenantId tenant, std::string client_name);
+  void End(const SessionId& id);
+  // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look alike.
+  absl::StatusOr<std::shared_ptr<Session>> Find(TenantId tenant, const SessionId& id) const;
+  size_t size() const;
+
+ private:
+  RandomSource* const random_;
+  Store* const store_;
+  const uint32_t max_sessions_;
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<SessionId, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow

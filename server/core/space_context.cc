@@ -1,0 +1,62 @@
+#include "server/core/space_context.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "codec/record.h"
+#include "server/core/status_macros.h"
+
+namespace kvstow {
+
+absl::StatusOr<std::shared_ptr<const SpaceContext>> SpaceContext::Create(TenantId tenant,
+                                                                         SpaceSpec spec,
+                                                                         Shard shard,
+                                                                         Store* store) {
+  KVSTOW_ASSIGN_OR_RETURN(PlaneLayout layout,
+                          PlaneLayout::Create(std::move(spec), std::move(shard)));
+  std::shared_ptr<SpaceContext> context(new SpaceContext(tenant, std::move(layout)));
+  context->fingerprint_ = FingerprintOf(context->layout_.spec());
+  context->id_ = store->AddSpace(tenant, context->fingerprint_, context->layout_.shard().expected,
+                                 context->layout_.spec().block_tokens);
+  for (const PlaneSpec& plane : context->layout_.planes()) {
+    if (plane.rotary == nullptr) {
+      context->table_of_plane_.push_back(-1);
+      continue;
+    }
+    auto& offsets = context->offsets_;
+    auto same = std::find_if(offsets.begin(), offsets.end(), [&](const RotaryOffsets& o) {
+      return o.rotary() == *plane.rotary;
+    });
+    if (same == offsets.end()) {
+      offsets.emplace_back(*plane.rotary, plane.tokens);
+      same = offsets.end() - 1;
+    }
+    context->table_of_plane_.push_back(static_cast<int>(same - offsets.begin()));
+  }
+  return context;
+}
+
+BlockRotary SpaceContext::RotaryAt(uint64_t first_position) const {
+  BlockRotary rotary;
+  rotary.table_of_plane_ = &table_of_plane_;
+  rotary.tables_.reserve(offsets_.size());
+  for (const RotaryOffsets& o : offsets_) rotary.tables_.emplace_back(o, first_position);
+  return rotary;
+}
+
+uint64_t SpaceContext::EstimatedRecordBytes() const {
+  const CodecSettings& codec = layout_.spec().codec;
+  uint64_t bytes = RecordIndex::BytesFor(layout_);
+  for (const PlaneSpec& plane : layout_.planes()) {
+    if (plane.is_opaque() || codec.codec == CodecId::kRaw) {
+      bytes += plane.raw_bytes;
+    } else {
+      const uint32_t bits = plane.is_key_like() ? codec.k_bits : codec.v_bits;
+      // Lengths, low-rank part and tables come to about half a bit an entry.
+      bytes += plane.entries() * (2 * bits + 1) / 16;
+    }
+  }
+  return bytes;
+}
+
+}  // namespace kvstow
