@@ -10,8 +10,8 @@
 namespace kvstow {
 namespace {
 
-// How far a call decodes ahead of its reader: enough to keep every worker busy, little enough that a
-// stalled reader holds little.
+// How far a call decodes ahead of its reader: enough to keep every worker busy, little enough that
+// a stalled reader holds little.
 constexpr size_t kWindowBytes = size_t{8} << 20;
 
 // A decoded plane, counted in flight while anybody refers to it.
@@ -45,8 +45,7 @@ RecordBytes BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offse
 absl::StatusOr<std::shared_ptr<GetCall>> GetCall::Create(
     DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
     std::span<const BlockKey> keys, std::span<const uint32_t> layers, PlaneForm form) {
-  std::shared_ptr<GetCall> call(
-      new GetCall(path, std::move(session), std::move(space), form));
+  std::shared_ptr<GetCall> call(new GetCall(path, std::move(session), std::move(space), form));
   KVSTOW_RETURN_IF_ERROR(call->ChoosePlanes(layers));
   call->Hold(keys);
   return call;
@@ -75,8 +74,7 @@ absl::Status GetCall::ChoosePlanes(std::span<const uint32_t> layers) {
 void GetCall::Hold(std::span<const BlockKey> keys) {
   answers_.resize(keys.size());
   for (uint32_t i = 0; i < keys.size(); ++i) {
-    Store::Pin pin =
-        path_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
+    Store::Pin pin = path_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
     if (!pin) continue;
     answers_[i] = {true, pin.tier(), pin.first_position()};
     held_.push_back(Open(i, std::move(pin)));
@@ -88,8 +86,8 @@ GetCall::HeldBlock GetCall::Open(uint32_t index, Store::Pin pin) {
   block.index = index;
   block.rotary = space_->RotaryAt(pin.first_position());
   block.pin = std::make_shared<const Store::Pin>(std::move(pin));
-  const uint64_t head = std::min<uint64_t>(RecordIndex::BytesFor(space_->layout()),
-                                           block.pin->record_bytes());
+  const uint64_t head =
+      std::min<uint64_t>(RecordIndex::BytesFor(space_->layout()), block.pin->record_bytes());
   const RecordBytes prefix = BytesAt(block.pin, 0, head);
   auto record = RecordIndex::Parse(prefix.bytes, space_->layout(), space_->fingerprint());
   if (record.ok()) block.record = std::make_shared<const RecordIndex>(*std::move(record));
@@ -149,8 +147,7 @@ void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t pla
   {
     absl::MutexLock lock(&mu_);
     // Two planes of one block may fail at the same time on two threads: one of them tells.
-    slot->skip =
-        skip || (slot->delivery.kind == PlaneDelivery::Kind::kDamage && block.damaged);
+    slot->skip = skip || (slot->delivery.kind == PlaneDelivery::Kind::kDamage && block.damaged);
     if (slot->delivery.kind == PlaneDelivery::Kind::kDamage) block.damaged = true;
     slot->ready = true;
   }

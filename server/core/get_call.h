@@ -1,11 +1,12 @@
 // One Get, free of any transport: which blocks are there, then their planes in order, each checked
 // against its checksum and, in decoded form, decoded on the executor ahead of the transport.
 //
-// Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its checksum is
-// told as damage, never delivered; its block is dropped from the store.
+// Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
+// checksum is told as damage, never delivered; its block is dropped from the store.
 //
-// Thread safety: the transport calls Next and Cancel from one thread at a time, Next again only after
-// its callback came. Callbacks come on executor threads or, when a plane is ready, on the caller's stack.
+// Thread safety: the transport calls Next and Cancel from one thread at a time, Next again only
+// after its callback came. Callbacks come on executor threads or, when a plane is ready, on the
+// caller's stack.
 #pragma once
 
 #include <cstddef>

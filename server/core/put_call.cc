@@ -39,8 +39,7 @@ absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(DataPath& path,
                                                          std::shared_ptr<const SpaceContext> space,
                                                          std::vector<BlockIntent> intents,
                                                          absl::Duration ttl) {
-  std::shared_ptr<PutCall> call(
-      new PutCall(path, std::move(session), std::move(space), ttl));
+  std::shared_ptr<PutCall> call(new PutCall(path, std::move(session), std::move(space), ttl));
   KVSTOW_RETURN_IF_ERROR(call->Admit(std::move(intents)));
   return call;
 }
@@ -50,9 +49,9 @@ PutCall::~PutCall() { path_.staged.Give(staged_bytes_); }
 absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
   intents_ = std::move(intents);
   const uint64_t estimate = space_->EstimatedRecordBytes();
-  KVSTOW_ASSIGN_OR_RETURN(auto reserved,
-                          path_.store.Reserve(space_->id(), space_->layout().shard().index,
-                                              intents_, estimate));
+  KVSTOW_ASSIGN_OR_RETURN(
+      auto reserved,
+      path_.store.Reserve(space_->id(), space_->layout().shard().index, intents_, estimate));
   using Kind = Store::ReserveAnswer::Kind;
   bool behind = !path_.inflight.below_limit();
   uint64_t shed = 0;
@@ -88,10 +87,10 @@ absl::Status PutCall::CheckSegment(const PlaneSegment& s) const {
   const uint32_t block = wanted_[next_block_].index;
   if (s.layer != expected.layer || s.kind != expected.kind || s.block != block ||
       s.offset != next_offset_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a segment out of order: got layer ", s.layer, " ", Name(s.kind), " block ", s.block,
-        " offset ", s.offset, ", expected layer ", expected.layer, " ", Name(expected.kind),
-        " block ", block, " offset ", next_offset_));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a segment out of order: got layer ", s.layer, " ", Name(s.kind), " block ",
+                     s.block, " offset ", s.offset, ", expected layer ", expected.layer, " ",
+                     Name(expected.kind), " block ", block, " offset ", next_offset_));
   }
   if (s.plane_bytes != expected.raw_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -99,9 +98,9 @@ absl::Status PutCall::CheckSegment(const PlaneSegment& s) const {
         "; the space's layout says ", expected.raw_bytes, ". Check heads, dimension and dtype"));
   }
   if (s.length == 0 || s.length > expected.raw_bytes - next_offset_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a segment of ", s.length, " bytes at offset ", s.offset, " of a plane of ",
-                     expected.raw_bytes, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at offset ",
+                                                   s.offset, " of a plane of ", expected.raw_bytes,
+                                                   " bytes"));
   }
   return absl::OkStatus();
 }
@@ -171,8 +170,9 @@ void PutCall::StartEncoding() {
   }
   for (size_t t = 0; t < tasks; ++t) {
     path_.executor.Schedule(
-        WorkPriority::kPut, [self = shared_from_this(), work, begin = tiles * t / tasks,
-                             end = tiles * (t + 1) / tasks] { self->EncodeTiles(work, begin, end); });
+        WorkPriority::kPut,
+        [self = shared_from_this(), work, begin = tiles * t / tasks,
+         end = tiles * (t + 1) / tasks] { self->EncodeTiles(work, begin, end); });
   }
 }
 
@@ -187,8 +187,7 @@ void PutCall::EncodeTiles(const std::shared_ptr<PlaneWork>& work, size_t begin, 
     absl::Status status =
         path_.codec.Encode(std::span(work->jobs.jobs).subspan(begin, end - begin));
     path_.stats.OnCodec(CodecDirection::kEncode, path_.codec.device(),
-                        (end - begin) * plane(work->plane).tile_bytes(),
-                        path_.clock.Now() - start);
+                        (end - begin) * plane(work->plane).tile_bytes(), path_.clock.Now() - start);
     if (!status.ok()) {
       absl::MutexLock lock(&mu_);
       failure_.Update(status);
@@ -288,14 +287,13 @@ PutResult PutCall::StoreBlock(WantedBlock& block) {
   result.record_bytes = record.record_bytes();
   result.k = record.k_report();
   result.v = record.v_report();
-  path_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(),
-                        result.k, result.v);
+  path_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(), result.k,
+                        result.v);
   return result;
 }
 
 void PutCall::Cancel() {
   Done dropped;  // destroyed outside the lock: it may hold the transport's last reference
-  filling_ = nullptr;
   absl::MutexLock lock(&mu_);
   cancelled_ = true;
   dropped = std::move(done_);

@@ -1,13 +1,14 @@
 // One Put, free of any transport: announced blocks, their planes as they arrive, the commit.
 //
 // Planes arrive layer by layer across the call's blocks (proto: Segment), are copied out of the
-// transport's memory, and encoded tile by tile on the executor as soon as each is whole. Nothing is visible
-// before the commit; a call that goes away leaves nothing behind.
+// transport's memory, and encoded tile by tile on the executor as soon as each is whole. Nothing is
+// visible before the commit; a call that goes away leaves nothing behind.
 //
-// Thread safety: the transport calls Add, Commit and Cancel from one thread at a time. Callbacks come on
-// executor threads.
+// Thread safety: the transport calls Add and Commit from one thread at a time, Cancel from any.
+// Callbacks come on executor threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -58,23 +59,25 @@ struct PutResults {
 class PutCall : public std::enable_shared_from_this<PutCall> {
  public:
   // Reserves and answers. INVALID_ARGUMENT as Store::Reserve, and for too many blocks.
-  static absl::StatusOr<std::shared_ptr<PutCall>> Create(
-      DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
-      std::vector<BlockIntent> intents, absl::Duration ttl);
+  static absl::StatusOr<std::shared_ptr<PutCall>> Create(DataPath& path,
+                                                         std::shared_ptr<Session> session,
+                                                         std::shared_ptr<const SpaceContext> space,
+                                                         std::vector<BlockIntent> intents,
+                                                         absl::Duration ttl);
   ~PutCall();
 
   const std::vector<PutAnswer>& answers() const { return answers_; }
 
-  // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past the
-  // end of a plane or of the call, or of the wrong plane; FAILED_PRECONDITION once the session ended.
-  // The call is over then.
+  // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past
+  // the end of a plane or of the call, or of the wrong plane; FAILED_PRECONDITION once the session
+  // ended. The call is over then.
   absl::Status Add(std::span<const PlaneSegment> segments,
                    std::span<const std::span<const std::byte>> data);
   // True once every plane of every wanted block has arrived.
   bool complete() const { return next_block_ >= wanted_.size() || next_plane_ >= plane_count(); }
 
-  // Stores what was received, when its encoding is done. `done` is called exactly once, unless Cancel
-  // comes first. INVALID_ARGUMENT, at once, when planes are missing.
+  // Stores what was received, when its encoding is done. `done` is called exactly once, unless
+  // Cancel comes first. INVALID_ARGUMENT, at once, when planes are missing.
   using Done = absl::AnyInvocable<void(absl::StatusOr<PutResults>)>;
   absl::Status Commit(Done done);
 
@@ -82,7 +85,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void Cancel();
 
   // Raw bytes received.
-  uint64_t received_bytes() const { return received_bytes_; }
+  uint64_t received_bytes() const { return received_bytes_.load(std::memory_order_relaxed); }
 
  private:
   // A wanted block on its way to a record.
@@ -125,7 +128,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   size_t next_block_ = 0;  // into wanted_
   size_t next_offset_ = 0;
   std::shared_ptr<PlaneWork> filling_;
-  uint64_t received_bytes_ = 0;
+  std::atomic<uint64_t> received_bytes_{0};
   uint64_t staged_bytes_ = 0;
 
   absl::Mutex mu_;

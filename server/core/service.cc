@@ -53,9 +53,8 @@ Service::Service(ServiceLimits limits, Parts parts)
 absl::StatusOr<std::shared_ptr<Session>> Service::BeginSession(TenantId tenant,
                                                                std::string client_name) {
   if (client_name.size() > kMaxNameBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("client_name has ", client_name.size(), " bytes; the limit is ",
-                     kMaxNameBytes));
+    return absl::InvalidArgumentError(absl::StrCat("client_name has ", client_name.size(),
+                                                   " bytes; the limit is ", kMaxNameBytes));
   }
   return sessions_.Begin(tenant, std::move(client_name));
 }
@@ -72,15 +71,21 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::SharedContext(Tenan
                                                                            Shard shard) {
   const auto key = std::make_pair(tenant, FingerprintOf(spec));
   absl::MutexLock lock(&mu_);
+  if (spaces_.size() >= limits_.max_spaces && !contexts_.contains(key)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this daemon has seen ", limits_.max_spaces,
+                     " spaces, its limit; raise limits.max_spaces or restart it"));
+  }
   auto& known = contexts_[key];
   std::erase_if(known, [](const auto& weak) { return weak.expired(); });
   for (const auto& weak : known) {
     auto context = weak.lock();
     if (context && context->layout().shard() == shard) return context;
   }
-  KVSTOW_ASSIGN_OR_RETURN(auto context, SpaceContext::Create(tenant, std::move(spec),
-                                                             std::move(shard), &path_.store));
+  KVSTOW_ASSIGN_OR_RETURN(
+      auto context, SpaceContext::Create(tenant, std::move(spec), std::move(shard), &path_.store));
   known.push_back(context);
+  spaces_.insert(context->id());
   return context;
 }
 

@@ -1,8 +1,8 @@
-// kvstow's semantics, free of any transport: sessions, spaces, lookups, leases, puts, gets, watching,
-// statistics. The rpc layer converts, calls this, and converts back.
+// kvstow's semantics, free of any transport: sessions, spaces, lookups, leases, puts, gets,
+// watching, statistics. The rpc layer converts, calls this, and converts back.
 //
-// Every method takes the caller's tenant, which comes from its authenticated identity; what belongs to
-// another tenant looks exactly like what does not exist. Thread-safe.
+// Every method takes the caller's tenant, which comes from its authenticated identity; what belongs
+// to another tenant looks exactly like what does not exist. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "server/core/data_path.h"
@@ -28,9 +29,11 @@ struct ServiceLimits {
   uint32_t max_blocks_per_get = 1024;
   uint32_t max_sessions = 10000;
   uint32_t max_spaces_per_session = 64;
+  uint32_t max_spaces = 4096;  // distinct ones over the daemon's life: the store remembers each
   uint64_t max_inflight_bytes = uint64_t{256} << 20;
   uint64_t max_staged_bytes = uint64_t{512} << 20;
   size_t watch_queue = 4096;
+  absl::Duration max_lease_ttl = absl::Minutes(10);  // told to clients; StoreOptions enforces it
 };
 
 struct OpenedSpace {
@@ -106,12 +109,17 @@ class Service {
   void Unwatch(const Watching& watching) { hub_.Unwatch(watching.space, watching.watcher); }
 
   // NOT_FOUND for an unknown key.
-  absl::StatusOr<BlockInspection> Inspect(TenantId tenant, const SessionId& session,
-                                          uint64_t space, const BlockKey& key);
+  absl::StatusOr<BlockInspection> Inspect(TenantId tenant, const SessionId& session, uint64_t space,
+                                          const BlockKey& key);
 
   // Calls `resume` when received bytes may be added again (ByteBudget::WhenBelowLimit).
   void WhenBelowInflightLimit(absl::AnyInvocable<void()> resume) {
     inflight_.WhenBelowLimit(std::move(resume));
+  }
+
+  // On an executor thread, for streams that were woken where they must not linger.
+  void RunSoon(absl::AnyInvocable<void()> work) {
+    path_.executor.Schedule(WorkPriority::kGet, std::move(work));
   }
 
   // Housekeeping, every 100 ms or so.
@@ -124,8 +132,8 @@ class Service {
   absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(TenantId tenant,
                                                                 const SessionId& session,
                                                                 uint64_t handle) const;
-  absl::StatusOr<std::shared_ptr<const SpaceContext>> SharedContext(TenantId tenant,
-                                                                    SpaceSpec spec, Shard shard);
+  absl::StatusOr<std::shared_ptr<const SpaceContext>> SharedContext(TenantId tenant, SpaceSpec spec,
+                                                                    Shard shard);
 
   const ServiceLimits limits_;
   RandomSource* const random_;
@@ -140,6 +148,7 @@ class Service {
   absl::flat_hash_map<std::pair<TenantId, Fingerprint>,
                       std::vector<std::weak_ptr<const SpaceContext>>>
       contexts_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_set<SpaceId> spaces_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace kvstow

@@ -35,8 +35,7 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Session::FindSpace(uint64_t 
   return it->second;
 }
 
-absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant,
-                                                         std::string client_name) {
+absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::string client_name) {
   SessionId id;
   random_->Fill(std::as_writable_bytes(std::span(id.bytes)));
   auto session = std::make_shared<Session>(id, tenant, std::move(client_name));

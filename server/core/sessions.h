@@ -52,7 +52,8 @@ class Sessions {
   // RESOURCE_EXHAUSTED beyond max_sessions.
   absl::StatusOr<std::shared_ptr<Session>> Begin(TenantId tenant, std::string client_name);
   void End(const SessionId& id);
-  // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look alike.
+  // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look
+  // alike.
   absl::StatusOr<std::shared_ptr<Session>> Find(TenantId tenant, const SessionId& id) const;
   size_t size() const;
 

@@ -24,9 +24,8 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> SpaceContext::Create(TenantI
       continue;
     }
     auto& offsets = context->offsets_;
-    auto same = std::find_if(offsets.begin(), offsets.end(), [&](const RotaryOffsets& o) {
-      return o.rotary() == *plane.rotary;
-    });
+    auto same = std::find_if(offsets.begin(), offsets.end(),
+                             [&](const RotaryOffsets& o) { return o.rotary() == *plane.rotary; });
     if (same == offsets.end()) {
       offsets.emplace_back(*plane.rotary, plane.tokens);
       same = offsets.end() - 1;

@@ -1,5 +1,5 @@
-// An opened space as the data path needs it: its layout, its id in the store, and the rotary tables of
-// its blocks. Shared by all sessions that open the same thing.
+// An opened space as the data path needs it: its layout, its id in the store, and the rotary tables
+// of its blocks. Shared by all sessions that open the same thing.
 //
 // Immutable after Create, thread-safe.
 #pragma once

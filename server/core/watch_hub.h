@@ -1,5 +1,5 @@
-// Hands the store's events to watchers. Each has a bounded queue; one that falls behind loses events,
-// is told how many, and never holds up the store.
+// Hands the store's events to watchers. Each has a bounded queue; one that falls behind loses
+// events, is told how many, and never holds up the store.
 //
 // Thread-safe.
 #pragma once
@@ -27,8 +27,9 @@ class WatchHub {
       uint64_t lost = 0;  // events lost before `event`
       std::optional<StoreEvent> event;
     };
-    // The oldest event, or what was lost; nothing when there is neither: then `wake` is called, once,
-    // when there is. Pass null to only look. `wake` runs under the hub's lock and must not call back.
+    // The oldest event, or what was lost; nothing when there is neither: then `wake` is called,
+    // once, when there is. Pass null to only look. `wake` runs under the hub's lock and must not
+    // call back.
     std::optional<Item> Next(absl::AnyInvocable<void()> wake);
 
    private:

@@ -168,7 +168,8 @@ absl::StatusOr<PlaneSegment> FromProto(const v1::Segment& in) {
   if (in.kind() < v1::PLANE_K || in.kind() > v1::PLANE_OPAQUE) {
     return Unknown("segment.kind", in.kind());
   }
-  return PlaneSegment{in.layer(),  static_cast<PlaneKind>(in.kind()), in.block(), in.offset(),
+  return PlaneSegment{in.layer(),  static_cast<PlaneKind>(in.kind()),
+                      in.block(),  in.offset(),
                       in.length(), in.plane_bytes()};
 }
 
@@ -177,9 +178,7 @@ absl::Duration TtlFromMillis(uint64_t ms) {
   return absl::Milliseconds(static_cast<int64_t>(std::min(ms, kLongest)));
 }
 
-v1::Tier ToProto(TierKind tier) {
-  return tier == TierKind::kGpu ? v1::TIER_GPU : v1::TIER_HOST;
-}
+v1::Tier ToProto(TierKind tier) { return tier == TierKind::kGpu ? v1::TIER_GPU : v1::TIER_HOST; }
 
 v1::PlaneKind ToProto(PlaneKind kind) { return static_cast<v1::PlaneKind>(kind); }
 

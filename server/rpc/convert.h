@@ -1,5 +1,5 @@
-// Wire messages to core types and back. Nothing a client sends gets past here unchecked in form: enum
-// values, key and id lengths, durations. What it means is checked in core.
+// Wire messages to core types and back. Nothing a client sends gets past here unchecked in form:
+// enum values, key and id lengths, durations. What it means is checked in core.
 //
 // Pure functions; INVALID_ARGUMENT names the field.
 #pragma once

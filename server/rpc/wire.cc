@@ -18,9 +18,7 @@ using google::protobuf::io::CodedOutputStream;
 using google::protobuf::io::StringOutputStream;
 using Wire = google::protobuf::internal::WireFormatLite;
 
-constexpr uint32_t Tag(int field) {
-  return Wire::MakeTag(field, Wire::WIRETYPE_LENGTH_DELIMITED);
-}
+constexpr uint32_t Tag(int field) { return Wire::MakeTag(field, Wire::WIRETYPE_LENGTH_DELIMITED); }
 constexpr uint32_t kPutChunkTag = Tag(v1::PutRequest::kChunkFieldNumber);
 constexpr uint32_t kGetChunkTag = Tag(v1::GetResponse::kChunkFieldNumber);
 constexpr uint32_t kSegmentTag = Tag(v1::Chunk::kSegmentsFieldNumber);
@@ -81,8 +79,8 @@ std::vector<std::span<const std::byte>> Tail(const std::vector<grpc::Slice>& sli
 
 enum class ChunkParse { kOk, kNotPlain, kBad };
 
-// Reads a message that is one chunk whose data comes last, as every protobuf library writes it. kNotPlain
-// leaves anything else to the general parser.
+// Reads a message that is one chunk whose data comes last, as every protobuf library writes it.
+// kNotPlain leaves anything else to the general parser.
 ChunkParse ParsePlainChunk(size_t size, IncomingPut* out, absl::Status* error) {
   SliceStream stream(out->slices);
   CodedInputStream in(&stream);

@@ -1,6 +1,6 @@
-// Bulk messages without a copy: a PutRequest's chunk read out of gRPC's slices, a GetResponse's chunk
-// written as a small header slice followed by slices that borrow the planes. On the wire both are plain
-// protobuf.
+// Bulk messages without a copy: a PutRequest's chunk read out of gRPC's slices, a GetResponse's
+// chunk written as a small header slice followed by slices that borrow the planes. On the wire both
+// are plain protobuf.
 //
 // Pure functions, thread-safe.
 #pragma once
@@ -18,8 +18,8 @@
 
 namespace kvstow {
 
-// A PutRequest as it came. For a chunk `request` is empty, and `segments` and `data` say what it holds; the
-// data stays in `slices`.
+// A PutRequest as it came. For a chunk `request` is empty, and `segments` and `data` say what it
+// holds; the data stays in `slices`.
 struct IncomingPut {
   bool is_chunk = false;
   v1::PutRequest request;
@@ -30,8 +30,8 @@ struct IncomingPut {
 // INVALID_ARGUMENT for bytes that are no PutRequest.
 absl::StatusOr<std::unique_ptr<IncomingPut>> ParsePutRequest(const grpc::ByteBuffer& message);
 
-// A piece of a plane on its way out; `owner` is let go when gRPC no longer refers to the bytes, which may
-// be after the write is done.
+// A piece of a plane on its way out; `owner` is let go when gRPC no longer refers to the bytes,
+// which may be after the write is done.
 struct OutgoingPiece {
   PlaneSegment segment;
   std::span<const std::byte> bytes;

@@ -1,0 +1,139 @@
+#include "server/app/daemon.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/app/system.h"
+#include "server/app/thread_pool.h"
+#include "server/app/version.h"
+#include "server/core/status_macros.h"
+#include "server/obs/metrics.h"
+#include "server/obs/metrics_listener.h"
+#include "server/rpc/convert.h"
+#include "server/tiers/host_tier.h"
+#include "space/fingerprint.h"
+#include "spdlog/spdlog.h"
+
+namespace kvstow {
+namespace {
+
+std::string NewInstanceId(RandomSource& random) {
+  Digest id{};
+  random.Fill(std::as_writable_bytes(std::span(id)));
+  return Hex(id).substr(0, 16);
+}
+
+void FillTotals(const Totals& totals, v1::StatsResponse* out) {
+  out->set_hit_tokens(totals.hit_tokens);
+  out->set_miss_tokens(totals.miss_tokens);
+  out->set_checksum_failures(totals.checksum_failures);
+  ToProto(totals.k, out->mutable_k());
+  ToProto(totals.v, out->mutable_v());
+  for (const auto& [reason, n] : totals.removed_blocks)
+    (*out->mutable_removed_blocks())[reason] = n;
+  for (const auto& [reason, n] : totals.refused_blocks)
+    (*out->mutable_refused_blocks())[reason] = n;
+}
+
+}  // namespace
+
+// In order of construction; destroyed from the last to the first.
+struct Daemon::Parts {
+  SteadyClock clock;
+  SystemRandom random;
+  absl::Time started = clock.Now();
+  std::shared_ptr<Metrics> metrics;
+  std::unique_ptr<HostTier> host;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<ThreadPool> executor;
+  std::unique_ptr<Service> service;
+  std::unique_ptr<RpcServer> rpc;
+  std::unique_ptr<MetricsListener> metrics_listener;
+  absl::Notification stop_maintenance;
+  std::thread maintenance;
+
+  absl::Status Start(const DaemonConfig& config);
+  void Maintain();
+  void LogStart(const DaemonConfig& config) const;
+};
+
+absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
+  Codec* codec = CpuCodec();
+  KVSTOW_ASSIGN_OR_RETURN(host, HostTier::Create(config.host_tier_bytes));
+  metrics = std::make_shared<Metrics>(
+      MetricsConfig{{"default"}, {TierKind::kHost}, kVersion, std::string(codec->device())});
+  store = std::make_unique<Store>(config.store, std::vector<Tier*>{host.get()}, &clock, &random,
+                                  metrics.get());
+  executor = std::make_unique<ThreadPool>(config.threads);
+  service = std::make_unique<Service>(
+      config.limits,
+      Service::Parts{store.get(), codec, executor.get(), &clock, &random, metrics.get()});
+  const auto fill_stats = [this](v1::StatsResponse* out) {
+    FillTotals(metrics->totals(), out);
+    out->set_uptime_seconds(absl::ToDoubleSeconds(clock.Now() - started));
+  };
+  KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(config.rpc, service.get(), &clock, metrics.get(),
+                                                kVersion, NewInstanceId(random), fill_stats));
+  metrics->SetGaugeSource([this] {
+    return Metrics::Gauges{service->Snapshot(), rpc->bulk_calls()};
+  });
+  if (!config.metrics_address.empty()) {
+    KVSTOW_ASSIGN_OR_RETURN(metrics_listener,
+                            MetricsListener::Start(config.metrics_address, metrics));
+  }
+  maintenance = std::thread([this] { Maintain(); });
+  LogStart(config);
+  return absl::OkStatus();
+}
+
+void Daemon::Parts::Maintain() {
+  while (!stop_maintenance.WaitForNotificationWithTimeout(absl::Milliseconds(100))) {
+    service->Maintain();
+    rpc->Maintain();
+  }
+}
+
+void Daemon::Parts::LogStart(const DaemonConfig& config) const {
+  const Codec& codec = service->codec();
+  spdlog::info(
+      "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa={} threads={} "
+      "tiers=host:{}MiB listeners={} insecure={} metrics={}",
+      kVersion, config.source, std::string(codec.device()), std::string(codec.description()),
+      config.threads, config.host_tier_bytes >> 20, absl::StrJoin(rpc->listeners(), ","),
+      config.insecure, metrics_listener ? metrics_listener->address() : "none");
+}
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonConfig& config) {
+  std::unique_ptr<Daemon> daemon(new Daemon(std::make_unique<Parts>()));
+  KVSTOW_RETURN_IF_ERROR(daemon->parts_->Start(config));
+  return daemon;
+}
+
+Daemon::Daemon(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+Daemon::~Daemon() { Shutdown(absl::ZeroDuration()); }
+
+size_t Daemon::Shutdown(absl::Duration grace) {
+  size_t cut_off = 0;
+  if (parts_->rpc != nullptr) cut_off = parts_->rpc->Shutdown(grace);
+  if (parts_->maintenance.joinable()) {
+    parts_->stop_maintenance.Notify();
+    parts_->maintenance.join();
+  }
+  if (parts_->metrics != nullptr) parts_->metrics->SetGaugeSource(nullptr);
+  parts_->metrics_listener.reset();
+  // Work of calls that were cut off still holds parts of the store.
+  if (parts_->executor != nullptr) parts_->executor->Drain();
+  return cut_off;
+}
+
+const std::vector<std::string>& Daemon::listeners() const { return parts_->rpc->listeners(); }
+
+std::string Daemon::metrics_address() const {
+  return parts_->metrics_listener ? parts_->metrics_listener->address() : "";
+}
+
+Tier& Daemon::host_tier() { return *parts_->host; }
+
+}  // namespace kvstow

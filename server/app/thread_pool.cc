@@ -1,0 +1,64 @@
+#include "server/app/thread_pool.h"
+
+#include <utility>
+
+namespace kvstow {
+
+ThreadPool::ThreadPool(size_t threads) {
+  threads_.reserve(threads);
+  for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  for (std::thread& t : threads_) t.join();
+}
+
+void ThreadPool::Schedule(WorkPriority priority, absl::AnyInvocable<void()> work) {
+  absl::MutexLock lock(&mu_);
+  queues_[static_cast<size_t>(priority)].push_back(std::move(work));
+  ++queued_;
+}
+
+size_t ThreadPool::queue_depth() const {
+  absl::MutexLock lock(&mu_);
+  return queued_;
+}
+
+void ThreadPool::Drain() {
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(this, &ThreadPool::IsIdle));
+}
+
+absl::AnyInvocable<void()> ThreadPool::PopWork() {
+  for (auto& queue : queues_) {
+    if (queue.empty()) continue;
+    auto work = std::move(queue.front());
+    queue.pop_front();
+    --queued_;
+    ++running_;
+    return work;
+  }
+  return nullptr;
+}
+
+void ThreadPool::Run() {
+  for (;;) {
+    absl::AnyInvocable<void()> work;
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(this, &ThreadPool::ShouldWake));
+      work = PopWork();
+    }
+    if (!work) return;  // stopping, and nothing is left
+    work();
+    work = nullptr;  // lets go of what it held before anybody is told that nothing runs
+    absl::MutexLock lock(&mu_);
+    --running_;
+  }
+}
+
+}  // namespace kvstow

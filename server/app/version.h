@@ -1,0 +1,8 @@
+#pragma once
+
+namespace kvstow {
+
+// Set by CMake from the project's version.
+inline constexpr char kVersion[] = KVSTOW_VERSION;
+
+}  // namespace kvstow

@@ -1,0 +1,33 @@
+// Serves metrics over HTTP at /metrics, on a port of its own.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "prometheus/collectable.h"
+
+namespace prometheus {
+class Exposer;
+}
+
+namespace kvstow {
+
+class MetricsListener {
+ public:
+  // `address` is host:port; port 0 takes a free one. UNAVAILABLE when it cannot be bound.
+  static absl::StatusOr<std::unique_ptr<MetricsListener>> Start(
+      const std::string& address, std::shared_ptr<prometheus::Collectable> metrics);
+  ~MetricsListener();
+
+  // host:port with the port that was taken.
+  const std::string& address() const { return address_; }
+
+ private:
+  MetricsListener() = default;
+  std::string address_;
+  std::shared_ptr<prometheus::Collectable> metrics_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+};
+
+}  // namespace kvstow

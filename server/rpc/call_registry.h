@@ -1,0 +1,60 @@
+// The streams that are open: bounds how many move bulk data, ends those that stopped moving, and
+// empties the daemon when it shuts down.
+//
+// Thread-safe.
+#pragma once
+
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace kvstow {
+
+// A call as the registry sees it. Methods are thread-safe and do not block.
+class OpenCall {
+ public:
+  enum class Kind { kBulk, kSession, kWatch };
+  virtual ~OpenCall() = default;
+  virtual Kind kind() const = 0;
+  // When bytes last moved. Only bulk calls have to.
+  virtual absl::Time last_progress() const = 0;
+  // The daemon is shutting down: tell the client, go on.
+  virtual void NoteDraining() = 0;
+  // Finish with this status, now.
+  virtual void Abort(const absl::Status& status) = 0;
+};
+
+class CallRegistry {
+ public:
+  explicit CallRegistry(size_t max_bulk) : max_bulk_(max_bulk) {}
+
+  // RESOURCE_EXHAUSTED for a bulk call beyond the limit, UNAVAILABLE for any call once draining.
+  absl::Status Add(const std::shared_ptr<OpenCall>& call);
+  void Remove(const OpenCall* call);
+
+  // Ends bulk calls that have not moved since `before`. Returns how many.
+  size_t AbortStalled(absl::Time before);
+  // Refuses new calls, tells those that are open.
+  void StartDraining();
+  // Ends all that are left.
+  void AbortAll();
+
+  size_t bulk_calls() const;
+  // Waits until no bulk call is left; false when the deadline came first.
+  bool WaitForBulk(absl::Time deadline) const;
+
+ private:
+  std::vector<std::shared_ptr<OpenCall>> Collect() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  const size_t max_bulk_;
+  mutable absl::Mutex mu_;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  size_t bulk_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::flat_hash_map<const OpenCall*, std::weak_ptr<OpenCall>> calls_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow

@@ -1,0 +1,233 @@
+#include "server/rpc/get_reactor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "server/core/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/finish_once.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/wire.h"
+
+namespace kvstow {
+namespace {
+
+// A chain of single steps: ask for a plane, cut it into the chunk, write the chunk when it is full,
+// go on when it is written. So nothing but End runs beside it.
+class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                         public OpenCall,
+                         public std::enable_shared_from_this<GetReactor> {
+ public:
+  GetReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
+      : rpc_(rpc),
+        tenant_(TenantOf(*context)),
+        start_(rpc.clock->Now()),
+        moved_ns_(absl::ToUnixNanos(start_)) {}
+
+  void Start(const grpc::ByteBuffer& request) {
+    self_ = shared_from_this();
+    absl::Status status = rpc_.calls->Add(self_);
+    if (status.ok()) status = Open(request);
+    if (!status.ok()) End(status);
+  }
+
+  // ---- OpenCall ----
+  Kind kind() const override { return Kind::kBulk; }
+  absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
+  void NoteDraining() override {}
+  void Abort(const absl::Status& status) override { End(status); }
+
+  // ---- ServerWriteReactor ----
+  void OnWriteDone(bool ok) override {
+    if (!ok) {
+      End(absl::CancelledError("the client is gone"));
+      return;
+    }
+    moved_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+    Continue();
+  }
+  void OnCancel() override { End(absl::CancelledError("cancelled")); }
+  void OnDone() override {
+    rpc_.calls->Remove(this);
+    self_.reset();
+  }
+
+ private:
+  absl::Status Open(const grpc::ByteBuffer& buffer) {
+    v1::GetRequest request;
+    if (!Parse(buffer, &request)) {
+      return absl::InvalidArgumentError("a message that is no kvstow.v1.GetRequest");
+    }
+    KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request.session_id()));
+    KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request.keys()));
+    const PlaneForm form =
+        request.form() == v1::GetRequest::FORM_ENCODED ? PlaneForm::kEncoded : PlaneForm::kDecoded;
+    const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
+    KVSTOW_ASSIGN_OR_RETURN(
+        auto get, rpc_.service->Get(tenant_, session, request.space(), keys, layers, form));
+    {
+      absl::MutexLock lock(&mu_);
+      get_ = get;
+    }
+    v1::GetResponse response;
+    ToProto(get->answers(), response.mutable_answers());
+    Write(Serialize(response));
+    return absl::OkStatus();
+  }
+
+  // Fills the chunk from the plane at hand, or asks for the next.
+  void Continue() {
+    if (plane_) {
+      CutPlane();
+      if (chunk_bytes_ == kMaxChunkBytes) {
+        WriteChunk();
+        return;
+      }
+    }
+    if (news_) {
+      grpc::ByteBuffer news = std::move(*news_);
+      news_.reset();
+      Write(std::move(news));
+      return;
+    }
+    const auto get = this->get();
+    if (get == nullptr) return;
+    get->Next([self = shared_from_this()](absl::StatusOr<PlaneDelivery> delivery) {
+      self->OnPlane(std::move(delivery));
+    });
+  }
+
+  void OnPlane(absl::StatusOr<PlaneDelivery> delivery) {
+    if (!delivery.ok()) {
+      End(delivery.status());
+      return;
+    }
+    switch (delivery->kind) {
+      case PlaneDelivery::Kind::kPlane:
+        plane_ = *std::move(delivery);
+        plane_offset_ = 0;
+        Continue();
+        return;
+      case PlaneDelivery::Kind::kDamage:
+        TellDamage(*delivery);
+        return;
+      case PlaneDelivery::Kind::kEnd:
+        at_end_ = true;
+        WriteChunk();
+        return;
+    }
+  }
+
+  // Moves as much of the plane into the chunk as fits; lets the plane go when it is used up.
+  void CutPlane() {
+    const size_t n =
+        std::min<size_t>(plane_->bytes.size() - plane_offset_, kMaxChunkBytes - chunk_bytes_);
+    OutgoingPiece piece;
+    piece.segment = {plane_->layer,
+                     plane_->plane_kind,
+                     plane_->block,
+                     static_cast<uint32_t>(plane_offset_),
+                     static_cast<uint32_t>(n),
+                     static_cast<uint32_t>(plane_->bytes.size())};
+    piece.bytes = plane_->bytes.subspan(plane_offset_, n);
+    piece.owner = plane_->owner;
+    chunk_.push_back(std::move(piece));
+    chunk_bytes_ += n;
+    plane_offset_ += n;
+    if (plane_offset_ == plane_->bytes.size()) plane_.reset();
+  }
+
+  void TellDamage(const PlaneDelivery& delivery) {
+    v1::GetResponse response;
+    auto* damage = response.mutable_damage();
+    damage->set_block(delivery.block);
+    damage->set_layer(delivery.layer);
+    damage->set_kind(ToProto(delivery.plane_kind));
+    news_ = Serialize(response);
+    if (chunk_.empty()) {
+      Continue();
+    } else {
+      WriteChunk();  // what came before it first
+    }
+  }
+
+  void WriteChunk() {
+    grpc::ByteBuffer message;
+    if (!chunk_.empty()) message = ChunkResponse(chunk_);
+    sent_bytes_.fetch_add(chunk_bytes_, std::memory_order_relaxed);
+    chunk_.clear();
+    const bool empty = chunk_bytes_ == 0;
+    chunk_bytes_ = 0;
+    if (!at_end_) {
+      Write(std::move(message));
+    } else if (empty) {
+      End(absl::OkStatus());
+    } else {
+      outgoing_ = std::move(message);
+      finish_.Finish([&] {
+        Record(absl::StatusCode::kOk);
+        StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
+      });
+    }
+  }
+
+  void Write(grpc::ByteBuffer message) {
+    finish_.IfOpen([&] {
+      outgoing_ = std::move(message);
+      StartWrite(&outgoing_);
+    });
+  }
+
+  void End(const absl::Status& status) {
+    finish_.Finish([&] {
+      Record(status.code());
+      Finish(ToGrpc(status));
+    });
+    if (const auto get = this->get()) get->Cancel();
+  }
+
+  void Record(absl::StatusCode code) {
+    rpc_.sink->OnCall({"Get", "grpc", code, rpc_.clock->Now() - start_, sent_bytes_.load()});
+  }
+
+  std::shared_ptr<GetCall> get() const {
+    absl::MutexLock lock(&mu_);
+    return get_;
+  }
+
+  const RpcContext& rpc_;
+  const TenantId tenant_;
+  const absl::Time start_;
+  std::atomic<int64_t> moved_ns_;  // when bytes last moved
+  std::atomic<uint64_t> sent_bytes_{0};
+  std::shared_ptr<GetReactor> self_;  // until OnDone
+  FinishOnce finish_;
+
+  // Of the chain.
+  grpc::ByteBuffer outgoing_;
+  std::optional<PlaneDelivery> plane_;
+  size_t plane_offset_ = 0;
+  std::vector<OutgoingPiece> chunk_;
+  size_t chunk_bytes_ = 0;
+  std::optional<grpc::ByteBuffer> news_;
+  bool at_end_ = false;
+
+  mutable absl::Mutex mu_;
+  std::shared_ptr<GetCall> get_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGet(const RpcContext& rpc,
+                                                     grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request) {
+  auto reactor = std::make_shared<GetReactor>(rpc, context);
+  reactor->Start(*request);
+  return reactor.get();
+}
+
+}  // namespace kvstow

@@ -1,0 +1,15 @@
+// The Get stream: drives a GetCall.
+#pragma once
+
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/rpc/rpc_context.h"
+
+namespace kvstow {
+
+// Owns itself until the stream is done.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGet(const RpcContext& rpc,
+                                                     grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request);
+
+}  // namespace kvstow

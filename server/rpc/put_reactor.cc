@@ -1,0 +1,195 @@
+#include "server/rpc/put_reactor.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "server/core/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/finish_once.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/wire.h"
+
+namespace kvstow {
+namespace {
+
+class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                         public OpenCall,
+                         public std::enable_shared_from_this<PutReactor> {
+ public:
+  PutReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
+      : rpc_(rpc),
+        tenant_(TenantOf(*context)),
+        start_(rpc.clock->Now()),
+        moved_ns_(absl::ToUnixNanos(start_)) {}
+
+  void Start() {
+    self_ = shared_from_this();
+    if (absl::Status s = rpc_.calls->Add(self_); !s.ok()) {
+      End(s);
+      return;
+    }
+    Read();
+  }
+
+  // ---- OpenCall ----
+  Kind kind() const override { return Kind::kBulk; }
+  absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
+  void NoteDraining() override {}
+  void Abort(const absl::Status& status) override { End(status); }
+
+  // ---- ServerBidiReactor ----
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      // The client closed its side or went away; without a commit nothing is stored.
+      if (!committed_) End(absl::AbortedError("the stream ended before its commit"));
+      return;
+    }
+    moved_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+    if (absl::Status s = Take(); !s.ok()) End(s);
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) {
+      End(absl::CancelledError("the client is gone"));
+      return;
+    }
+    absl::MutexLock lock(&mu_);
+    answers_written_ = true;
+    if (results_ready_) SendResults();
+  }
+  void OnCancel() override { End(absl::CancelledError("cancelled")); }
+  void OnDone() override {
+    rpc_.calls->Remove(this);
+    self_.reset();
+  }
+
+ private:
+  absl::Status Take() {
+    KVSTOW_ASSIGN_OR_RETURN(auto message, ParsePutRequest(incoming_));
+    if (committed_) return absl::InvalidArgumentError("a message after the commit");
+    if (message->is_chunk) return TakeChunk(*message);
+    switch (message->request.what_case()) {
+      case v1::PutRequest::kAnnounce:
+        return TakeAnnounce(message->request.announce());
+      case v1::PutRequest::kCommit:
+        return TakeCommit();
+      default:
+        return absl::InvalidArgumentError(
+            "a Put message that is neither announce, chunk nor commit");
+    }
+  }
+
+  absl::Status TakeAnnounce(const v1::PutRequest::Announce& announce) {
+    if (put() != nullptr) return absl::InvalidArgumentError("a second announce");
+    KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(announce.session_id()));
+    KVSTOW_ASSIGN_OR_RETURN(auto intents, FromProto(announce.blocks()));
+    KVSTOW_ASSIGN_OR_RETURN(
+        auto put, rpc_.service->Put(tenant_, session, announce.space(), std::move(intents),
+                                    TtlFromMillis(announce.ttl_ms())));
+    v1::PutResponse response;
+    ToProto(put->answers(), response.mutable_answers());
+    {
+      absl::MutexLock lock(&mu_);
+      put_ = std::move(put);
+    }
+    answers_ = Serialize(response);
+    finish_.IfOpen([&] { StartWrite(&answers_); });
+    Read();
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeChunk(const IncomingPut& message) {
+    const auto put = this->put();
+    if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
+    KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
+    // Let the codec catch up before taking more: flow control then holds the client back.
+    rpc_.service->WhenBelowInflightLimit([self = shared_from_this()] { self->Read(); });
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeCommit() {
+    const auto put = this->put();
+    if (put == nullptr) return absl::InvalidArgumentError("a commit before the announce");
+    committed_ = true;
+    KVSTOW_RETURN_IF_ERROR(
+        put->Commit([self = shared_from_this()](absl::StatusOr<PutResults> results) {
+          self->OnStored(std::move(results));
+        }));
+    Read();  // notices a client that goes away, and one that says more
+    return absl::OkStatus();
+  }
+
+  void OnStored(absl::StatusOr<PutResults> results) {
+    if (!results.ok()) {
+      End(results.status());
+      return;
+    }
+    v1::PutResponse response;
+    ToProto(*results, response.mutable_results());
+    absl::MutexLock lock(&mu_);
+    results_ = Serialize(response);
+    results_ready_ = true;
+    // One write at a time, and a client may commit without having waited for its answers.
+    if (answers_written_) SendResults();
+  }
+
+  void SendResults() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    finish_.Finish([&] {
+      Record(absl::StatusCode::kOk, put_);
+      StartWriteAndFinish(&results_, grpc::WriteOptions(), grpc::Status::OK);
+    });
+  }
+
+  void Read() {
+    // The message that was read is not needed any more: chunks are copied by PutCall::Add.
+    finish_.IfOpen([&] {
+      incoming_.Clear();
+      StartRead(&incoming_);
+    });
+  }
+
+  void End(const absl::Status& status) {
+    const auto put = this->put();
+    finish_.Finish([&] {
+      Record(status.code(), put);
+      Finish(ToGrpc(status));
+    });
+    if (put != nullptr) put->Cancel();
+  }
+
+  void Record(absl::StatusCode code, const std::shared_ptr<PutCall>& put) {
+    rpc_.sink->OnCall({"Put", "grpc", code, rpc_.clock->Now() - start_,
+                       put == nullptr ? 0 : put->received_bytes()});
+  }
+
+  std::shared_ptr<PutCall> put() const {
+    absl::MutexLock lock(&mu_);
+    return put_;
+  }
+
+  const RpcContext& rpc_;
+  const TenantId tenant_;
+  const absl::Time start_;
+  std::atomic<int64_t> moved_ns_;     // when bytes last moved
+  std::shared_ptr<PutReactor> self_;  // until OnDone
+  FinishOnce finish_;
+  grpc::ByteBuffer incoming_, answers_;
+  bool committed_ = false;  // reading thread only
+
+  mutable absl::Mutex mu_;
+  std::shared_ptr<PutCall> put_ ABSL_GUARDED_BY(mu_);
+  bool answers_written_ ABSL_GUARDED_BY(mu_) = false;
+  bool results_ready_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::ByteBuffer results_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartPut(
+    const RpcContext& rpc, grpc::CallbackServerContext* context) {
+  auto reactor = std::make_shared<PutReactor>(rpc, context);
+  reactor->Start();
+  return reactor.get();
+}
+
+}  // namespace kvstow

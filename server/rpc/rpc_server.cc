@@ -1,0 +1,148 @@
+#include "server/rpc/rpc_server.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "server/core/status_macros.h"
+
+namespace kvstow {
+namespace {
+
+// A chunk and its header, with room to spare; anything larger is refused by gRPC itself.
+constexpr int kMaxMessageBytes = 2 << 20;
+constexpr char kHealthService[] = "kvstow.v1.Kvstow";
+
+// True when somebody answers at the socket.
+bool IsLive(const std::string& path) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const bool live = connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  close(fd);
+  return live;
+}
+
+}  // namespace
+
+RpcServer::RpcServer(RpcServerOptions options, RpcContext rpc)
+    : options_(std::move(options)), calls_(options_.max_bulk_streams), rpc_(std::move(rpc)) {
+  rpc_.calls = &calls_;
+}
+
+RpcServer::~RpcServer() {
+  if (server_ != nullptr) Shutdown(absl::ZeroDuration());
+}
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(RpcServerOptions options,
+                                                            Service* service, const Clock* clock,
+                                                            CallSink* sink, std::string version,
+                                                            std::string instance_id,
+                                                            FillStats fill_stats) {
+  RpcContext rpc;
+  rpc.service = service;
+  rpc.clock = clock;
+  rpc.sink = sink;
+  rpc.server_version = std::move(version);
+  rpc.instance_id = std::move(instance_id);
+  std::unique_ptr<RpcServer> server(new RpcServer(std::move(options), std::move(rpc)));
+  KVSTOW_RETURN_IF_ERROR(server->Bind(std::move(fill_stats)));
+  return server;
+}
+
+absl::Status RpcServer::ClaimUnixSocket() const {
+  const std::string& path = options_.unix_socket;
+  if (path.size() >= sizeof(sockaddr_un::sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("unix_socket ", path, " is longer than the ",
+                                                   sizeof(sockaddr_un::sun_path) - 1,
+                                                   " bytes that a socket's path may have"));
+  }
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0) return absl::OkStatus();
+  if (!S_ISSOCK(st.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unix_socket ", path, " exists and is no socket; choose another path"));
+  }
+  if (IsLive(path)) {
+    return absl::UnavailableError(absl::StrCat(
+        "unix_socket ", path, " is in use by a running process; stop it or choose another path"));
+  }
+  unlink(path.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status RpcServer::Bind(FillStats fill_stats) {
+  grpc::EnableDefaultHealthCheckService(true);
+  static std::once_flag reflection;
+  if (options_.reflection) {
+    std::call_once(reflection, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
+  }
+  service_ = MakeGrpcService(rpc_, std::move(fill_stats));
+  grpc::ServerBuilder builder;
+  builder.RegisterService(service_.get());
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // A peer that vanished without a FIN would keep its session, and with it its leases.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Two daemons must not share a port unnoticed.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  int tcp_port = 0;
+  if (!options_.unix_socket.empty()) {
+    KVSTOW_RETURN_IF_ERROR(ClaimUnixSocket());
+    builder.AddListeningPort(absl::StrCat("unix:", options_.unix_socket),
+                             grpc::InsecureServerCredentials());
+  }
+  if (!options_.tcp_address.empty()) {
+    builder.AddListeningPort(options_.tcp_address, grpc::InsecureServerCredentials(), &tcp_port);
+  }
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || (!options_.tcp_address.empty() && tcp_port == 0)) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on unix_socket '", options_.unix_socket, "', tcp '", options_.tcp_address,
+        "': does the socket's folder exist and may this user write there, is the port free?"));
+  }
+  if (!options_.unix_socket.empty()) {
+    // The user and its group: a worker container of the same pod shares one of them.
+    chmod(options_.unix_socket.c_str(), 0660);
+    listeners_.push_back(absl::StrCat("unix:", options_.unix_socket));
+  }
+  if (!options_.tcp_address.empty()) {
+    const std::string host = options_.tcp_address.substr(0, options_.tcp_address.rfind(':'));
+    listeners_.push_back(absl::StrCat(host, ":", tcp_port));
+  }
+  server_->GetHealthCheckService()->SetServingStatus(kHealthService, true);
+  return absl::OkStatus();
+}
+
+void RpcServer::Maintain() { calls_.AbortStalled(rpc_.clock->Now() - options_.stall_timeout); }
+
+size_t RpcServer::Shutdown(absl::Duration grace) {
+  if (server_ == nullptr) return 0;
+  server_->GetHealthCheckService()->SetServingStatus(false);
+  rpc_.service->StartDraining();
+  calls_.StartDraining();
+  calls_.WaitForBulk(absl::Now() + grace);
+  const size_t cut_off = calls_.bulk_calls();
+  calls_.AbortAll();
+  // Everything was told to finish; the deadline is for clients that do not read.
+  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  server_->Wait();
+  server_.reset();
+  return cut_off;
+}
+
+}  // namespace kvstow

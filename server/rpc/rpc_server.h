@@ -1,0 +1,63 @@
+// The gRPC server: listeners, the kvstow service, health, and a shutdown that ends by its deadline.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/rpc/grpc_service.h"
+#include "server/rpc/rpc_context.h"
+
+namespace grpc {
+class Server;
+}
+
+namespace kvstow {
+
+struct RpcServerOptions {
+  std::string unix_socket;  // path; empty for none. A stale one is replaced, a live one refused
+  std::string tcp_address;  // "127.0.0.1:0"; empty for none. In clear: whoever sets it has said so
+  uint32_t max_bulk_streams = 64;
+  absl::Duration stall_timeout =
+      absl::Seconds(30);  // a bulk call that moves nothing for so long ends
+  bool reflection = false;
+};
+
+class RpcServer {
+ public:
+  // INVALID_ARGUMENT for addresses that cannot be, UNAVAILABLE when they cannot be bound.
+  // `service`, `clock` and `sink` outlive the server.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(RpcServerOptions options,
+                                                          Service* service, const Clock* clock,
+                                                          CallSink* sink, std::string version,
+                                                          std::string instance_id,
+                                                          FillStats fill_stats);
+  ~RpcServer();
+
+  // As clients name them: "unix:/path", "127.0.0.1:50123".
+  const std::vector<std::string>& listeners() const { return listeners_; }
+  size_t bulk_calls() const { return calls_.bulk_calls(); }
+
+  // Ends calls that stopped moving. Every second or so.
+  void Maintain();
+
+  // NOT_SERVING, no new calls, running bulk calls may finish until the deadline, then everything is
+  // ended. Returns how many bulk calls were cut off. Idempotent.
+  size_t Shutdown(absl::Duration grace);
+
+ private:
+  RpcServer(RpcServerOptions options, RpcContext rpc);
+  absl::Status Bind(FillStats fill_stats);
+  absl::Status ClaimUnixSocket() const;
+
+  const RpcServerOptions options_;
+  CallRegistry calls_;
+  RpcContext rpc_;
+  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::vector<std::string> listeners_;
+};
+
+}  // namespace kvstow
