@@ -1,0 +1,56 @@
+// A real daemon in this process, on a Unix socket in a folder of its own.
+#pragma once
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "server/app/daemon.h"
+
+namespace kvstow::testing {
+
+class TempDir {
+ public:
+  TempDir() {
+    char name[] = "/tmp/kvstow-test-XXXXXX";  // short: a socket's path has 107 bytes
+    path_ = mkdtemp(name);
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TempDir(const TempDir&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+class DaemonTest : public ::testing::Test {
+ protected:
+  DaemonTest() {
+    ConfigOverrides overrides;
+    overrides.unix_socket = dir_.path() + "/d.sock";
+    overrides.host_tier = "64MiB";
+    overrides.metrics = "127.0.0.1:0";
+    overrides.log_level = "warn";
+    overrides.threads = 2;
+    config_ = *LoadConfig("", overrides);
+  }
+
+  void StartDaemon() {
+    auto daemon = Daemon::Start(config_);
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    daemon_ = *std::move(daemon);
+  }
+  const std::string& target() const { return daemon_->listeners().front(); }
+
+  TempDir dir_;
+  DaemonConfig config_;
+  std::unique_ptr<Daemon> daemon_;
+};
+
+}  // namespace kvstow::testing
