@@ -10,7 +10,8 @@ namespace kvstow {
 uint32_t Crc32c(std::span<const std::byte> bytes) { return ExtendCrc32c(0, bytes); }
 
 uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> bytes) {
-  // ISA-L leaves initial value and final xor to the caller, and takes int lengths and mutable bytes.
+  // ISA-L leaves initial value and final xor to the caller, and takes int lengths and mutable
+  // bytes.
   constexpr size_t kLargestPiece = std::numeric_limits<int>::max();
   crc = ~crc;
   while (!bytes.empty()) {

@@ -60,15 +60,34 @@ double FactorQuantiser::Iterate(Levels* levels) const {
   return explained;
 }
 
+void FactorQuantiser::MakeStretch(std::span<const float> values) {
+  float largest = 0;
+  for (float v : values) largest = std::max(largest, std::abs(v));
+  stretch_ = largest > 0 ? 127.0f / 128.0f / largest : 1.0f;
+}
+
+void FactorQuantiser::MakeCodes() {
+  int code = 0;
+  for (int b = 0; b < kBins; ++b) {
+    // A bin's values lie above its lower edge, and so above the midpoints up to there.
+    while (code < 15 && levels_[code] + levels_[code + 1] <= b - kBins / 2) ++code;
+    code_of_bin_[b] = static_cast<uint8_t>(code);
+  }
+}
+
+void FactorQuantiser::FitUniform(std::span<const float> values) {
+  MakeStretch(values);
+  for (int i = 0; i < 16; ++i) {
+    levels_[i] = static_cast<int8_t>(std::lround(127.0 * (2 * i - 15) / 15));
+  }
+  MakeCodes();
+}
+
 void FactorQuantiser::Fit(std::span<const float> values, uint32_t components,
                           std::span<const double> weights) {
-  float largest = 0;
+  MakeStretch(values);
   double squares = 0;
-  for (float v : values) {
-    largest = std::max(largest, std::abs(v));
-    squares += double{v} * v;
-  }
-  stretch_ = largest > 0 ? 127.0f / 128.0f / largest : 1.0f;
+  for (float v : values) squares += double{v} * v;
   FillHistogram(values, components, weights);
   const double rms = std::sqrt(squares / static_cast<double>(values.size())) * stretch_;
   // A second start, denser around 0, for heavy tails.
@@ -82,15 +101,9 @@ void FactorQuantiser::Fit(std::span<const float> values, uint32_t components,
   }
   const Levels& best = Iterate(&normal) >= Iterate(&companded) ? normal : companded;
   for (int i = 0; i < 16; ++i) {
-    levels_[i] =
-        static_cast<int8_t>(std::clamp<long>(std::lround(best[i] * 128), -128, 127));
+    levels_[i] = static_cast<int8_t>(std::clamp<long>(std::lround(best[i] * 128), -128, 127));
   }
-  int code = 0;
-  for (int b = 0; b < kBins; ++b) {
-    // A bin's values lie above its lower edge, and so above the midpoints up to there.
-    while (code < 15 && levels_[code] + levels_[code + 1] <= b - kBins / 2) ++code;
-    code_of_bin_[b] = static_cast<uint8_t>(code);
-  }
+  MakeCodes();
 }
 
 void FactorQuantiser::Pack(std::span<const float> values, uint8_t* out) const {

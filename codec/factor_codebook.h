@@ -1,5 +1,5 @@
-// 4-bit codes for the factors of the low-rank part: an adaptive codebook of 16 levels for U and one for
-// V of a tile, each level an 8-bit entry standing for entry / 128.
+// 4-bit codes for the factors of the low-rank part: an adaptive codebook of 16 levels for U and one
+// for V of a tile, each level an 8-bit entry standing for entry / 128.
 #pragma once
 
 #include <array>
@@ -12,10 +12,13 @@ namespace kvstow {
 // Not thread-safe; reuses its memory.
 class FactorQuantiser {
  public:
-  // Lloyd's algorithm on `components` vectors of `length` values each, component by component, weighted
-  // by weights[component]. Scale of the values is free: the caller's phi absorbs it, so they are
-  // stretched until the largest fills the codebook. Empty cells keep their level.
+  // Lloyd's algorithm on `components` vectors of `length` values each, component by component,
+  // weighted by weights[component]. Scale of the values is free: the caller's phi absorbs it, so
+  // they are stretched until the largest fills the codebook. Empty cells keep their level.
   void Fit(std::span<const float> values, uint32_t components, std::span<const double> weights);
+
+  // A uniform codebook over the values' range instead: the open-loop baseline.
+  void FitUniform(std::span<const float> values);
 
   const std::array<int8_t, 16>& levels() const { return levels_; }
   // What the values were multiplied by.
@@ -30,6 +33,8 @@ class FactorQuantiser {
   using Levels = std::array<double, 16>;
 
   int BinOf(float value) const;
+  void MakeStretch(std::span<const float> values);
+  void MakeCodes();
   void FillHistogram(std::span<const float> values, uint32_t components,
                      std::span<const double> weights);
   // Improves the levels in place; returns the sum of weighted squares they explain.

@@ -1,5 +1,5 @@
-// Little-endian fields in byte buffers. The library supports little-endian machines only, so these are
-// unaligned loads and stores.
+// Little-endian fields in byte buffers. The library supports little-endian machines only, so these
+// are unaligned loads and stores.
 #pragma once
 
 #include <bit>

@@ -114,8 +114,8 @@ absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
                                          const CodecSettings& settings, const RotaryTable* rotary,
                                          std::span<const std::byte> values) {
   if (values.size() != plane.raw_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("plane has ", values.size(), " bytes; it must have ",
-                                                   plane.raw_bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("plane has ", values.size(), " bytes; it must have ", plane.raw_bytes));
   }
   if (plane.is_opaque()) {
     EncodedPlane out;

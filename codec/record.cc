@@ -198,9 +198,8 @@ bool Describes(const DirectoryEntry& e, const PlaneSpec& plane) {
 
 absl::Status CheckLayout(const RecordHeader& header, std::span<const DirectoryEntry> planes,
                          const PlaneLayout& layout) {
-  if (header.plane_count != layout.planes().size() ||
-      header.tokens != layout.spec().block_tokens || header.entries != layout.entries() ||
-      header.raw_bytes != layout.raw_bytes()) {
+  if (header.plane_count != layout.planes().size() || header.tokens != layout.spec().block_tokens ||
+      header.entries != layout.entries() || header.raw_bytes != layout.raw_bytes()) {
     return absl::DataLossError("record header: sizes are not those of the space");
   }
   for (size_t i = 0; i < planes.size(); ++i) {
@@ -345,9 +344,8 @@ absl::StatusOr<RecordIndex> RecordIndex::Parse(std::span<const std::byte> prefix
     return absl::FailedPreconditionError("record belongs to another space");
   }
   if (index->header_.shard_index != layout.shard().index) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("record of shard ", index->header_.shard_index, "; expected shard ",
-                     layout.shard().index));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "record of shard ", index->header_.shard_index, "; expected shard ", layout.shard().index));
   }
   if (auto s = CheckLayout(index->header_, index->planes_, layout); !s.ok()) return s;
   return index;
@@ -355,8 +353,8 @@ absl::StatusOr<RecordIndex> RecordIndex::Parse(std::span<const std::byte> prefix
 
 absl::Status CheckPlane(const DirectoryEntry& entry, std::span<const std::byte> bytes) {
   if (bytes.size() != entry.bytes || Crc32c(bytes) != entry.crc32c) {
-    return absl::DataLossError(
-        absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind), "): checksum mismatch"));
+    return absl::DataLossError(absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind),
+                                            "): checksum mismatch"));
   }
   return absl::OkStatus();
 }

@@ -26,9 +26,7 @@ double ErrorSums::nmse() const { return Ratio(error, energy); }
 
 double ErrorSums::centred_nmse() const { return Ratio(centred_error, centred_energy); }
 
-double ErrorSums::inner_product_bias() const {
-  return energy > 0 ? inner_product / energy - 1 : 0;
-}
+double ErrorSums::inner_product_bias() const { return energy > 0 ? inner_product / energy - 1 : 0; }
 
 void QualityReport::Add(const TileReport& tile) {
   sums += tile.sums;

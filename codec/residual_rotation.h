@@ -1,7 +1,7 @@
-// The fixed orthogonal transform of residual rows: z = (H (x) C) S x, with S the signs of the dimension,
-// H the orthonormal Hadamard matrix of the largest power of two dividing it (Sylvester order), C the
-// orthonormal DCT-II of what is left (1, 3, 5, 7 or 9). Part of the format; docs/format.md lists the
-// signs.
+// The fixed orthogonal transform of residual rows: z = (H (x) C) S x, with S the signs of the
+// dimension, H the orthonormal Hadamard matrix of the largest power of two dividing it (Sylvester
+// order), C the orthonormal DCT-II of what is left (1, 3, 5, 7 or 9). Part of the format;
+// docs/format.md lists the signs.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct ResidualRotation {
   std::vector<float> dct;
 };
 
-// Bit c is set where channel c is negated: bit (c mod 64) of the (c / 64 + 1)-th output of SplitMix64
-// with the dimension as its seed.
+// Bit c is set where channel c is negated: bit (c mod 64) of the (c / 64 + 1)-th output of
+// SplitMix64 with the dimension as its seed.
 bool SignIsNegative(uint32_t dim, uint32_t channel);
 
 // REQUIRES IsSupportedDim(dim). Lives as long as the process; thread-safe.

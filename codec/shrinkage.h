@@ -1,6 +1,6 @@
-// Optimal shrinkage of singular values under coloured and dependent noise: where the bulk of a spectrum
-// ends, how many values stand out of it, and what they are worth. eOptShrink, Su & Wu, arXiv 2207.03466
-// (sections 3 and 4); used on KV blocks by eOptShrinkQ, Su, arXiv 2605.02905.
+// Optimal shrinkage of singular values under coloured and dependent noise: where the bulk of a
+// spectrum ends, how many values stand out of it, and what they are worth. eOptShrink, Su & Wu,
+// arXiv 2207.03466 (sections 3 and 4); used on KV blocks by eOptShrinkQ, Su, arXiv 2605.02905.
 //
 // Pure functions of a spectrum, in double. Thread-safe.
 #pragma once
@@ -26,8 +26,8 @@ struct BulkEdge {
   bool deficient = false;
 };
 
-// `lambda` are the p eigenvalues of the Gram matrix of the short side, descending; p >= 16. Only the
-// first 2k + 1 are looked at.
+// `lambda` are the p eigenvalues of the Gram matrix of the short side, descending; p >= 16. Only
+// the first 2k + 1 are looked at.
 BulkEdge FindBulkEdge(std::span<const double> lambda);
 
 struct ShrunkValue {

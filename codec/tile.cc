@@ -8,7 +8,9 @@ namespace {
 constexpr uint8_t kMeansFlag = 1;
 constexpr uint8_t kRotaryFlag = 2;
 
-size_t RoundUp(size_t bytes) { return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment; }
+size_t RoundUp(size_t bytes) {
+  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+}
 
 }  // namespace
 

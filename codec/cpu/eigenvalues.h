@@ -1,6 +1,7 @@
-// Eigenvalues of a positive semidefinite tridiagonal matrix by counting sign changes (Sturm sequences):
-// the leading ones to 3e-5 of themselves, the others to 1/256 of the largest among them. The shrinker
-// uses the latter only in means over the whole bulk, where that resolution is worth 1e-4.
+// Eigenvalues of a positive semidefinite tridiagonal matrix by counting sign changes (Sturm
+// sequences): the leading ones to 3e-5 of themselves, the others to 1/256 of the largest among
+// them. The shrinker uses the latter only in means over the whole bulk, where that resolution is
+// worth 1e-4.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,13 @@
 // The inner loops of the CPU codec, compiled once for each instruction set from the same sources
 // (kernels/*.inc) and picked at run time.
 //
-// This header and those sources include nothing but <cstdint> and <cstddef>: an inline function of the
-// standard library instantiated in the AVX2 build could be the copy the linker keeps for everybody, and
-// the portable build would then die on a machine without AVX2.
+// This header and those sources include nothing but <cstdint> and <cstddef>: an inline function of
+// the standard library instantiated in the AVX2 build could be the copy the linker keeps for
+// everybody, and the portable build would then die on a machine without AVX2.
 //
-// Shapes: n rows (tokens) by d columns (channels); matrices of floats are row-major and dense. n and d
-// are multiples of 8, p a multiple of 16. "Lanes" are groups of eight vectors side by side, [length][8].
-// Thread-safe: no kernel has state.
+// Shapes: n rows (tokens) by d columns (channels); matrices of floats are row-major and dense. n
+// and d are multiples of 8, p a multiple of 16. "Lanes" are groups of eight vectors side by side,
+// [length][8]. Thread-safe: no kernel has state.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +32,8 @@ struct Rotary {
   uint32_t interleaved;  // 0 or 1
 };
 
-// Fixed orthogonal transform of residual rows: signs, then Hadamard of size `outer` (x) DCT-II of size
-// `inner`; dim = outer * inner.
+// Fixed orthogonal transform of residual rows: signs, then Hadamard of size `outer` (x) DCT-II of
+// size `inner`; dim = outer * inner.
 struct Rotation {
   uint32_t dim;
   uint32_t outer;
@@ -64,7 +64,7 @@ struct DecodeArgs {
   const Rotary* rotary;  // rotate forward, or null
   float scale;           // last factor
   void* out;
-  size_t out_stride;     // bytes
+  size_t out_stride;  // bytes
 };
 
 // Error sums in units of `scale`.
@@ -97,8 +97,8 @@ struct Kernels {
                       uint32_t count, int32_t* counts);
   // Unit eigenvectors near eight shifts by twisted factorisation, to lanes; moves the shifts by the
   // Rayleigh correction. work: 16 p floats. Lanes that broke down hold non-finite numbers.
-  void (*twisted_vectors)(const float* diag, const float* off, uint32_t p, float tiny, float* shifts,
-                          float* lanes, float* work);
+  void (*twisted_vectors)(const float* diag, const float* off, uint32_t p, float tiny,
+                          float* shifts, float* lanes, float* work);
   // lanes = Q lanes.
   void (*back_transform)(const float* g, const float* beta, uint32_t p, float* lanes);
   // out[q][8] = Y lanes, rows of `out` out_stride floats apart.
@@ -108,7 +108,8 @@ struct Kernels {
   void (*subtract_low_rank)(const float* u, size_t row_stride, size_t component_stride,
                             const float* v, uint32_t rank, uint32_t n, uint32_t d, float* x);
   float (*dot)(const float* a, const float* b, size_t count);
-  // out[i] = levels[code i] * scale, codes being nibbles, the low one first; count a multiple of 16.
+  // out[i] = levels[code i] * scale, codes being nibbles, the low one first; count a multiple
+  // of 16.
   void (*expand_nibbles)(const uint8_t* codes, size_t count, const int8_t* levels, float scale,
                          float* out);
 

@@ -131,7 +131,8 @@ bool Spectrum::AppendOrthonormalised(const float* lanes, size_t lane) {
   return true;
 }
 
-// Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell apart.
+// Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell
+// apart.
 void Spectrum::AppendFallback(double lambda) {
   std::vector<float> lanes(size_t{kLanes} * p_);
   uint64_t state = 1 + vectors_;
@@ -151,8 +152,8 @@ void Spectrum::AppendFallback(double lambda) {
 }
 
 void Spectrum::AppendVectors(uint32_t count) {
-  const float tiny = std::max(static_cast<float>(round_lambda_[0]) * 1e-14f,
-                              std::numeric_limits<float>::min());
+  const float tiny =
+      std::max(static_cast<float>(round_lambda_[0]) * 1e-14f, std::numeric_limits<float>::min());
   for (uint32_t first = 0; first < count; first += kLanes) {
     float shifts[kLanes], corrected[kLanes];
     for (uint32_t i = 0; i < kLanes; ++i) {

@@ -1,7 +1,7 @@
-// Stage 1 of a tile: the spectrum of X, the rank that stands out of its bulk, and the leading singular
-// vectors. Gram matrix of the short side, Householder tridiagonalisation, eigenvalues by Sturm counts,
-// vectors by twisted factorisation; dominant directions are deflated first, because a float Gram
-// matrix loses the bulk behind them (condition number squared).
+// Stage 1 of a tile: the spectrum of X, the rank that stands out of its bulk, and the leading
+// singular vectors. Gram matrix of the short side, Householder tridiagonalisation, eigenvalues by
+// Sturm counts, vectors by twisted factorisation; dominant directions are deflated first, because a
+// float Gram matrix loses the bulk behind them (condition number squared).
 #pragma once
 
 #include <array>
@@ -58,10 +58,10 @@ class Spectrum {
   const Kernels& kernels_;
   EigenvalueFinder eigenvalues_;
   uint32_t p_ = 0, q_ = 0;
-  bool wide_ = false;       // n < d: tokens are the short side
-  uint32_t leading_ = 0;    // eigenvalues wanted sharp
-  uint32_t deflated_ = 0;   // directions taken out so far
-  uint32_t vectors_ = 0;    // rows of short_
+  bool wide_ = false;      // n < d: tokens are the short side
+  uint32_t leading_ = 0;   // eigenvalues wanted sharp
+  uint32_t deflated_ = 0;  // directions taken out so far
+  uint32_t vectors_ = 0;   // rows of short_
   BulkEdge edge_;
   std::vector<double> round_lambda_, lambda_;
   std::array<double, kMaxVectors> direction_lambda_{};

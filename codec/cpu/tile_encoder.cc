@@ -110,8 +110,8 @@ void TileEncoder::PrepareLowRank(const TileEncodeJob& job) {
   u_.resize(rank_ * n);
   v_.resize(rank_ * d);
   for (uint32_t i = 0; i < rank_; ++i) {
-    phi_[i] = job.options.shrinker == Shrinker::kOptimal ? shrunk_[i].phi
-                                                         : spectrum_.singular_value(i);
+    phi_[i] =
+        job.options.shrinker == Shrinker::kOptimal ? shrunk_[i].phi : spectrum_.singular_value(i);
     weights_[i] = phi_[i] * phi_[i];
     const auto u = spectrum_.u(i);
     const auto v = spectrum_.v(i);
@@ -122,8 +122,13 @@ void TileEncoder::PrepareLowRank(const TileEncodeJob& job) {
     for (size_t t = 0; t < n; ++t) u_[i * n + t] = sign * u[t];
     for (size_t c = 0; c < d; ++c) v_[i * d + c] = sign * v[c];
   }
-  u_quantiser_.Fit(u_, rank_, weights_);
-  v_quantiser_.Fit(v_, rank_, weights_);
+  if (job.options.closed_loop) {
+    u_quantiser_.Fit(u_, rank_, weights_);
+    v_quantiser_.Fit(v_, rank_, weights_);
+  } else {
+    u_quantiser_.FitUniform(u_);
+    v_quantiser_.FitUniform(v_);
+  }
   u_codes_.resize(u_.size() / 2);
   v_codes_.resize(v_.size() / 2);
   u_quantiser_.Pack(u_, u_codes_.data());
@@ -155,8 +160,8 @@ void TileEncoder::RefitPhi(const TileEncodeJob& job) {
   } else {
     for (size_t i = 0; i < r; ++i) {
       for (size_t j = 0; j < r; ++j) {
-        normal_matrix_[i * r + j] = dot(u_decoded_, i, u_decoded_, j, n) *
-                                    dot(v_decoded_, i, v_decoded_, j, d);
+        normal_matrix_[i * r + j] =
+            dot(u_decoded_, i, u_decoded_, j, n) * dot(v_decoded_, i, v_decoded_, j, d);
         fitted_[i] += phi_[j] * dot(u_, j, u_decoded_, i, n) * dot(v_, j, v_decoded_, i, d);
       }
     }
@@ -239,9 +244,9 @@ bool TileEncoder::EncodeCandidate(const TileEncodeJob& job, bool with_means, Can
   if (job.options.codec == CodecId::kEOptShrinkQ) PrepareLowRank(job);
   const ResidualRotation& rotation = ResidualRotationFor(job.shape.dim);
   rotated_.resize(n * d);
-  kernels_.rotate({rotation.dim, rotation.outer, rotation.inner, rotation.signs.data(),
-                   rotation.dct.data()},
-                  residual_.data(), job.shape.tokens, rotated_.data());
+  kernels_.rotate(
+      {rotation.dim, rotation.outer, rotation.inner, rotation.signs.data(), rotation.dct.data()},
+      residual_.data(), job.shape.tokens, rotated_.data());
   const double bound = job.options.max_relative_error;
   for (uint32_t bits = job.options.bits; bits <= kMaxBits; ++bits) {
     out->head.mode = TileMode::kCoded;
@@ -275,10 +280,10 @@ void TileEncoder::Encode(TileEncodeJob* job) {
   Candidate* best = &plain_;
   if (try_means) {
     const bool centred_met = EncodeCandidate(*job, true, &centred_);
-    const double extra_bits = 8.0 *
-                              (static_cast<double>(centred_.body.size()) -
-                               static_cast<double>(plain_.body.size())) /
-                              static_cast<double>(job->shape.entries());
+    const double extra_bits =
+        8.0 *
+        (static_cast<double>(centred_.body.size()) - static_cast<double>(plain_.body.size())) /
+        static_cast<double>(job->shape.entries());
     // Bits spent on the residual buy 6.02 dB each; the means have to beat that.
     const double worth = BoundedError(*job, centred_.sums) * std::exp2(2 * extra_bits);
     if ((centred_met && !met) || (centred_met == met && worth < BoundedError(*job, plain_.sums))) {

@@ -1,8 +1,8 @@
-// Encodes one tile on the CPU: scale, rotary embedding undone, channel means, spectrum and low-rank part
-// (stage 1), residual codes (stage 2), and the measured error that decides what is kept.
+// Encodes one tile on the CPU: scale, rotary embedding undone, channel means, spectrum and low-rank
+// part (stage 1), residual codes (stage 2), and the measured error that decides what is kept.
 //
-// eOptShrinkQ, Su, arXiv 2605.02905, with the loop closed: factors are quantised first, their values
-// refitted, and the residual is taken against what the decoder will see.
+// eOptShrinkQ, Su, arXiv 2605.02905, with the loop closed: factors are quantised first, their
+// values refitted, and the residual is taken against what the decoder will see.
 #pragma once
 
 #include <vector>

@@ -81,8 +81,8 @@ bool Trace::Has(uint32_t layer) const {
 
 std::span<const std::byte> Trace::Rows(bool k, uint32_t layer, uint32_t head, uint32_t first_token,
                                        uint32_t tokens) const {
-  const auto index = static_cast<size_t>(
-      std::find(layers_.begin(), layers_.end(), layer) - layers_.begin());
+  const auto index =
+      static_cast<size_t>(std::find(layers_.begin(), layers_.end(), layer) - layers_.begin());
   constexpr size_t kRowBytes = size_t{kDim} * 2;
   const size_t at = ((index * kHeads + head) * kTokens + first_token) * kRowBytes;
   return std::span(k ? k_ : v_).subspan(at, tokens * kRowBytes);
