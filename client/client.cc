@@ -1,0 +1,71 @@
+#include "client/kvstow/client.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "client/daemon_link.h"
+#include "client/remote_space.h"
+
+namespace kvstow {
+namespace {
+
+using client::DaemonLink;
+using client::Deadline;
+using client::Judge;
+
+class RemoteClient : public Client {
+ public:
+  explicit RemoteClient(ClientOptions options)
+      : link_(std::make_shared<DaemonLink>(std::move(options))) {}
+
+  absl::StatusOr<std::shared_ptr<Space>> OpenSpace(SpaceSpec spec, Shard shard) override {
+    auto layout = PlaneLayout::Create(std::move(spec), std::move(shard));
+    if (!layout.ok()) return layout.status();
+    return std::make_shared<client::RemoteSpace>(link_, *std::move(layout));
+  }
+
+  void Release(LeaseHandle lease) override {
+    if (lease == 0) return;
+    const auto deadline = Deadline::In(link_->options().control_deadline);
+    v1::ReleaseRequest request;
+    v1::ReleaseResponse response;
+    request.add_leases(lease);
+    link_->Call(DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
+      request.set_session_id(session.id);
+      grpc::ClientContext context;
+      deadline.ApplyTo(&context);
+      return Judge(link_->stub().Release(&context, request, &response));
+    }).IgnoreError();
+  }
+
+  bool Renew(LeaseHandle lease, absl::Duration ttl) override {
+    if (lease == 0) return false;
+    const auto deadline = Deadline::In(link_->options().control_deadline);
+    v1::RenewRequest request;
+    v1::RenewResponse response;
+    request.add_leases(lease);
+    request.set_ttl_ms(std::max<int64_t>(absl::ToInt64Milliseconds(ttl), 0));
+    const absl::Status status = link_->Call(
+        DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
+          request.set_session_id(session.id);
+          grpc::ClientContext context;
+          deadline.ApplyTo(&context);
+          return Judge(link_->stub().Renew(&context, request, &response));
+        });
+    return status.ok() && response.alive_size() == 1 && response.alive(0);
+  }
+
+  Health health() const override { return link_->health(); }
+
+ private:
+  const std::shared_ptr<DaemonLink> link_;
+};
+
+}  // namespace
+
+std::unique_ptr<Client> Client::Create(ClientOptions options) {
+  return std::make_unique<RemoteClient>(std::move(options));
+}
+
+}  // namespace kvstow

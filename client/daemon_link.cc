@@ -1,0 +1,91 @@
+#include "client/daemon_link.h"
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvstow::client {
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
+  grpc::ChannelArguments args;
+  // Back soon after a restart: the daemon is next door. A connection attempt still gets seconds.
+  args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
+  args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  args.SetMaxReceiveMessageSize(4 << 20);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), args);
+}
+
+DaemonLink::DaemonLink(ClientOptions options)
+    : options_(std::move(options)),
+      channel_(MakeChannel(options_.target)),
+      stub_(v1::Kvstow::NewStub(channel_)),
+      breaker_({options_.breaker_failures, options_.breaker_cooldown,
+                options_.breaker_max_cooldown}),
+      sessions_(channel_,
+                {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
+                [this](const Session& session) { OnSession(session); }) {}
+
+void DaemonLink::OnSession(const Session& session) {
+  absl::MutexLock lock(&mu_);
+  // Another process: what the old one failed to do says nothing of it.
+  if (session.instance_id != instance_id_) breaker_.Reset();
+  instance_id_ = session.instance_id;
+}
+
+absl::Status DaemonLink::Fail(absl::Status status) {
+  ++failures_;
+  absl::MutexLock lock(&mu_);
+  last_error_ = status;
+  return status;
+}
+
+absl::Status DaemonLink::Call(Work work, const Deadline& deadline,
+                              absl::FunctionRef<Outcome(const Session&)> call) {
+  CircuitBreaker::Permit permit = breaker_.Admit();
+  if (!permit) {
+    ++shed_;
+    return absl::UnavailableError("the circuit breaker is open after failures in a row");
+  }
+  // Being without a session costs nothing to find out, so that the breaker need not know.
+  absl::StatusOr<Session> session = sessions_.Get(deadline);
+  if (!session.ok()) return Fail(session.status());
+  if (session->draining && work == Work::kNew) {
+    return absl::UnavailableError("the daemon is shutting down");
+  }
+  Outcome outcome = call(*session);
+  switch (outcome.verdict) {
+    case Outcome::Verdict::kFailed:
+      permit.Failure();
+      return Fail(std::move(outcome.status));
+    case Outcome::Verdict::kAlive:
+      permit.Success();
+      break;
+    case Outcome::Verdict::kSilent:
+      break;
+  }
+  return outcome.status;
+}
+
+Client::Health DaemonLink::health() const {
+  const Session session = sessions_.current();
+  Client::Health health;
+  health.connected = !session.id.empty();
+  health.breaker_open = breaker_.open();
+  health.draining = session.draining;
+  health.sessions = session.generation;
+  health.failures = failures_;
+  health.shed = shed_;
+  absl::MutexLock lock(&mu_);
+  health.instance_id = instance_id_;
+  health.last_error = last_error_;
+  if (!health.connected && last_error_.ok()) health.last_error = sessions_.last_error();
+  return health;
+}
+
+}  // namespace kvstow::client

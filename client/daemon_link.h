@@ -1,0 +1,65 @@
+// The daemon as one Client sees it: channel, session, circuit breaker and counters. Every call goes
+// through Call(), which decides whether to make it and keeps the books.
+//
+// Thread-safe.
+#pragma once
+
+#include <grpcpp/channel.h>
+
+#include <atomic>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/synchronization/mutex.h"
+#include "client/circuit_breaker.h"
+#include "client/deadline.h"
+#include "client/kvstow/client.h"
+#include "client/outcome.h"
+#include "client/session_keeper.h"
+#include "kvstow/v1/kvstow.grpc.pb.h"
+
+namespace kvstow::client {
+
+// Connects lazily and shares nothing with other channels of the process.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target);
+
+class DaemonLink {
+ public:
+  explicit DaemonLink(ClientOptions options);
+
+  using Session = SessionKeeper::Session;
+  enum class Work {
+    kNew,      // refused at once while the daemon drains
+    kFinish,   // what a draining daemon still does
+  };
+
+  // Makes one call, unless there is no session or the breaker is open; returns its status.
+  absl::Status Call(Work work, const Deadline& deadline,
+                    absl::FunctionRef<Outcome(const Session&)> call);
+
+  grpc::Channel* channel() { return channel_.get(); }
+  v1::Kvstow::Stub& stub() { return *stub_; }
+  const ClientOptions& options() const { return options_; }
+  SessionKeeper& sessions() { return sessions_; }
+  Client::Health health() const;
+
+ private:
+  void OnSession(const Session& session) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  const ClientOptions options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Kvstow::Stub> stub_;
+  CircuitBreaker breaker_;
+
+  std::atomic<uint64_t> failures_{0};
+  std::atomic<uint64_t> shed_{0};
+  mutable absl::Mutex mu_;
+  absl::Status last_error_ ABSL_GUARDED_BY(mu_);
+  std::string instance_id_ ABSL_GUARDED_BY(mu_);
+
+  SessionKeeper sessions_;  // last: calls OnSession() from its thread
+};
+
+}  // namespace kvstow::client

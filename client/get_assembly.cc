@@ -1,0 +1,184 @@
+#include "client/get_assembly.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvstow::client {
+namespace {
+
+absl::Status Broken(absl::string_view what) {
+  return absl::InternalError(absl::StrCat("the daemon broke the protocol of Get: ", what));
+}
+
+std::string Describe(const v1::Segment& s) {
+  return absl::StrCat("layer ", s.layer(), " kind ", static_cast<int>(s.kind()), " block ",
+                      s.block(), " offset ", s.offset(), " length ", s.length());
+}
+
+bool Names(const v1::Segment& segment, const PlaneSpec& plane, uint32_t block) {
+  return segment.layer() == plane.layer &&
+         static_cast<int>(segment.kind()) == static_cast<int>(plane.kind) &&
+         segment.block() == block;
+}
+
+absl::Status CheckLayers(const std::vector<uint32_t>& asked, const std::vector<uint32_t>& have) {
+  if (!std::is_sorted(asked.begin(), asked.end(), std::less_equal<>())) {
+    return absl::InvalidArgumentError("layers must ascend without duplicates");
+  }
+  for (uint32_t layer : asked) {
+    if (!std::binary_search(have.begin(), have.end(), layer)) {
+      return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " is not in this shard"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
+                                                const GetBlocksRequest& request, size_t blocks) {
+  if (!request.destination) return absl::InvalidArgumentError("GetBlocks needs a destination");
+  if (absl::Status s = CheckLayers(request.layers, layout.layers()); !s.ok()) return s;
+  GetAssembly assembly(request, blocks);
+  for (size_t i = 0; i < layout.layers().size(); ++i) {
+    const bool wanted = request.layers.empty() ||
+                        std::binary_search(request.layers.begin(), request.layers.end(),
+                                           layout.layers()[i]);
+    if (!wanted) continue;
+    for (size_t p = layout.first_plane(i); p < layout.first_plane(i + 1); ++p) {
+      assembly.planes_.push_back(&layout.planes()[p]);
+    }
+    assembly.layer_end_.push_back(assembly.planes_.size());
+  }
+  return assembly;
+}
+
+absl::Status GetAssembly::OnAnswers(const v1::GetResponse::Answers& answers) {
+  if (answered_) return Broken("it answered twice");
+  if (static_cast<size_t>(answers.answers_size()) != blocks_) {
+    return Broken(absl::StrCat(answers.answers_size(), " answers to ", blocks_, " keys"));
+  }
+  answered_ = true;
+  for (size_t b = 0; b < blocks_; ++b) {
+    if (!answers.answers(b).found()) continue;
+    if (bound_ == b) ++bound_;
+    found_.push_back(b);
+  }
+  if (found_.empty()) plane_ = planes_.size();
+  return absl::OkStatus();
+}
+
+absl::Status GetAssembly::OnDamage(const v1::GetResponse::Damage& damage) {
+  if (!answered_) return Broken("damage before the answers");
+  if (!std::binary_search(found_.begin(), found_.end(), damage.block())) {
+    return Broken(absl::StrCat("damage in block ", damage.block(), ", which it does not have"));
+  }
+  damaged_[damage.block()] = true;
+  bound_ = std::min<size_t>(bound_, damage.block());
+  if (damage_.ok()) {
+    damage_ = absl::DataLossError(absl::StrCat("block ", damage.block(), " was damaged in layer ",
+                                               damage.layer(), "; the daemon dropped it"));
+  }
+  ReportLayers();
+  return absl::OkStatus();
+}
+
+void GetAssembly::NextPlane() {
+  offset_ = 0;
+  if (++slot_ == found_.size()) {
+    slot_ = 0;
+    ++plane_;
+  }
+}
+
+// The planes of a damaged block may be missing from then on, even in the middle of one.
+void GetAssembly::SkipDamaged() {
+  while (!at_end() && damaged_[found_[slot_]]) NextPlane();
+}
+
+absl::Status GetAssembly::CheckSegment(const v1::Segment& segment) const {
+  const PlaneSpec& plane = *planes_[plane_];
+  if (!Names(segment, plane, found_[slot_]) || segment.offset() != offset_) {
+    return Broken(absl::StrCat("out of order: ", Describe(segment)));
+  }
+  if (segment.plane_bytes() != plane.raw_bytes) {
+    return Broken(absl::StrCat("a plane of ", segment.plane_bytes(), " bytes instead of ",
+                               plane.raw_bytes, ": ", Describe(segment)));
+  }
+  if (segment.length() == 0 || segment.length() > plane.raw_bytes - offset_) {
+    return Broken(absl::StrCat("beyond the plane: ", Describe(segment)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GetAssembly::Begin(const v1::Segment& segment) {
+  while (!at_end() && damaged_[found_[slot_]] &&
+         (offset_ != 0 || !Names(segment, *planes_[plane_], found_[slot_]))) {
+    NextPlane();
+  }
+  if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
+  if (absl::Status s = CheckSegment(segment); !s.ok()) return s;
+  destination_ = {};
+  // Blocks behind a gap cannot be used; their bytes go nowhere.
+  if (segment.block() >= bound_) return absl::OkStatus();
+  return AskDestination(*planes_[plane_], segment.block());
+}
+
+absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
+  const auto start = std::chrono::steady_clock::now();
+  destination_ = request_.destination(plane, block);
+  callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+  if (destination_.empty() || destination_.size() == plane.raw_bytes) return absl::OkStatus();
+  const size_t size = destination_.size();
+  destination_ = {};
+  return absl::InvalidArgumentError(absl::StrCat("the destination of layer ", plane.layer, " has ",
+                                                 size, " bytes, the plane ", plane.raw_bytes));
+}
+
+absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read) {
+  if (!answered_) return Broken("planes before the answers");
+  if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
+  absl::Status s = segment.offset() == 0 ? Begin(segment) : CheckSegment(segment);
+  if (!s.ok()) return s;
+  std::byte* to = destination_.empty() ? nullptr : destination_.data() + offset_;
+  if (!read(to, segment.length())) return Broken("a chunk shorter than its segments");
+  received_bytes_ += segment.length();
+  offset_ += segment.length();
+  if (offset_ == planes_[plane_]->raw_bytes) {
+    NextPlane();
+    ReportLayers();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GetAssembly::OnEnd() {
+  if (!answered_) return Broken("it ended before the answers");
+  SkipDamaged();
+  if (!at_end()) return Broken("it ended before the last plane");
+  return absl::OkStatus();
+}
+
+size_t GetAssembly::usable() const {
+  if (!answered_) return 0;
+  if (at_end()) return bound_;
+  // Layer-major order: blocks become complete in the last plane only. Up to bound_ slots and blocks
+  // are the same thing.
+  return plane_ + 1 == planes_.size() ? std::min(slot_, bound_) : 0;
+}
+
+void GetAssembly::ReportLayers() {
+  while (bound_ > 0 && layers_reported_ < layer_end_.size()) {
+    const size_t last_plane = layer_end_[layers_reported_] - 1;
+    if (plane_ < last_plane || (plane_ == last_plane && slot_ < bound_)) return;
+    ++layers_reported_;
+    if (!request_.on_layer) continue;
+    const auto start = std::chrono::steady_clock::now();
+    request_.on_layer(planes_[last_plane]->layer, bound_);
+    callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+  }
+}
+
+}  // namespace kvstow::client

@@ -1,0 +1,104 @@
+#include "client/get_message.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/wire_format_lite.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include <climits>
+
+#include "absl/strings/str_cat.h"
+#include "kvstow/v1/kvstow.pb.h"
+
+namespace kvstow::client {
+namespace {
+
+using google::protobuf::io::CodedInputStream;
+using google::protobuf::internal::WireFormatLite;
+
+constexpr uint32_t Tag(int field) { return (field << 3) | 2; }  // length-delimited
+
+absl::Status Garbage(absl::string_view what) {
+  return absl::InternalError(absl::StrCat("the daemon sent what is no GetResponse: ", what));
+}
+
+// Enters a length-delimited field; false when its length is not sane.
+bool Enter(CodedInputStream* in, CodedInputStream::Limit* limit) {
+  uint32_t length = 0;
+  if (!in->ReadVarint32(&length) || length > INT_MAX) return false;
+  *limit = in->PushLimit(static_cast<int>(length));
+  // A length beyond what encloses it is cut by PushLimit; the caller sees bytes missing.
+  return in->BytesUntilLimit() == static_cast<int>(length);
+}
+
+template <typename Message>
+bool ReadMessage(CodedInputStream* in, Message* message) {
+  CodedInputStream::Limit limit;
+  if (!Enter(in, &limit)) return false;
+  if (!message->ParseFromCodedStream(in) || in->BytesUntilLimit() != 0) return false;
+  in->PopLimit(limit);
+  return true;
+}
+
+absl::Status TakeData(CodedInputStream* in, const v1::Chunk& header, GetAssembly* assembly) {
+  CodedInputStream::Limit limit;
+  if (!Enter(in, &limit)) return Garbage("chunk data");
+  const auto read = [in](std::byte* to, size_t length) {
+    if (static_cast<size_t>(in->BytesUntilLimit()) < length) return false;
+    return to != nullptr ? in->ReadRaw(to, static_cast<int>(length))
+                         : in->Skip(static_cast<int>(length));
+  };
+  for (const v1::Segment& segment : header.segments()) {
+    if (absl::Status s = assembly->OnSegment(segment, read); !s.ok()) return s;
+  }
+  if (in->BytesUntilLimit() != 0) return Garbage("a chunk longer than its segments");
+  in->PopLimit(limit);
+  return absl::OkStatus();
+}
+
+absl::Status TakeChunk(CodedInputStream* in, GetAssembly* assembly) {
+  CodedInputStream::Limit limit;
+  if (!Enter(in, &limit)) return Garbage("chunk");
+  v1::Chunk header;
+  bool taken = false;
+  while (const uint32_t tag = in->ReadTag()) {
+    if (tag == Tag(v1::Chunk::kSegmentsFieldNumber)) {
+      if (taken || !ReadMessage(in, header.add_segments())) return Garbage("segment");
+    } else if (tag == Tag(v1::Chunk::kDataFieldNumber)) {
+      if (taken) return Garbage("a chunk with two data");
+      if (absl::Status s = TakeData(in, header, assembly); !s.ok()) return s;
+      taken = true;
+    } else if (!WireFormatLite::SkipField(in, tag)) {
+      return Garbage("field of a chunk");
+    }
+  }
+  if (!taken || in->BytesUntilLimit() != 0) return Garbage("a chunk without its data");
+  in->PopLimit(limit);
+  return absl::OkStatus();
+}
+
+absl::Status TakeField(CodedInputStream* in, uint32_t tag, GetAssembly* assembly) {
+  if (tag == Tag(v1::GetResponse::kChunkFieldNumber)) return TakeChunk(in, assembly);
+  if (tag == Tag(v1::GetResponse::kAnswersFieldNumber)) {
+    v1::GetResponse::Answers answers;
+    return ReadMessage(in, &answers) ? assembly->OnAnswers(answers) : Garbage("answers");
+  }
+  if (tag == Tag(v1::GetResponse::kDamageFieldNumber)) {
+    v1::GetResponse::Damage damage;
+    return ReadMessage(in, &damage) ? assembly->OnDamage(damage) : Garbage("damage");
+  }
+  return WireFormatLite::SkipField(in, tag) ? absl::OkStatus() : Garbage("unknown field");
+}
+
+}  // namespace
+
+absl::Status TakeGetResponse(grpc::ByteBuffer* message, GetAssembly* assembly) {
+  grpc::ProtoBufferReader reader(message);
+  if (!reader.status().ok()) return Garbage("unreadable message");
+  CodedInputStream in(&reader);
+  while (const uint32_t tag = in.ReadTag()) {
+    if (absl::Status s = TakeField(&in, tag, assembly); !s.ok()) return s;
+  }
+  return in.ConsumedEntireMessage() ? absl::OkStatus() : Garbage("a message cut short");
+}
+
+}  // namespace kvstow::client

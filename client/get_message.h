@@ -1,0 +1,16 @@
+// Reads one GetResponse off the wire into a GetAssembly: plane bytes go from the transport's buffers
+// to their destination in one copy, without a protobuf message in between.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include "absl/status/status.h"
+#include "client/get_assembly.h"
+
+namespace kvstow::client {
+
+// Takes the message apart as a protobuf parser would, except that a chunk's segments must come before
+// its data. INTERNAL when the bytes are no such message, else as GetAssembly.
+absl::Status TakeGetResponse(grpc::ByteBuffer* message, GetAssembly* assembly);
+
+}  // namespace kvstow::client

@@ -1,0 +1,217 @@
+#include "client/put_call.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/chunk_writer.h"
+#include "client/convert.h"
+#include "client/raw_stream.h"
+#include "kvstow/v1/kvstow.pb.h"
+
+namespace kvstow::client {
+namespace {
+
+using Block = PutBlocksResult::Block;
+
+absl::Status Broken(absl::string_view what) {
+  return absl::InternalError(absl::StrCat("the daemon broke the protocol of Put: ", what));
+}
+
+v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
+                        const PutBlocksRequest& request, size_t blocks) {
+  v1::PutRequest message;
+  v1::PutRequest::Announce* announce = message.mutable_announce();
+  announce->set_session_id(handle.session_id);
+  announce->set_space(handle.space);
+  announce->set_ttl_ms(std::max<int64_t>(absl::ToInt64Milliseconds(request.ttl), 0));
+  for (size_t b = 0; b < blocks; ++b) {
+    v1::BlockIntent* intent = announce->add_blocks();
+    intent->set_key(ToBytes(request.keys[b]));
+    intent->set_first_position(request.first_position + b * layout.spec().block_tokens);
+    if (b > 0) {
+      intent->set_parent(ToBytes(request.keys[b - 1]));
+    } else if (request.first_position != 0) {
+      intent->set_parent(ToBytes(request.parent));
+    }
+  }
+  return message;
+}
+
+class PutCall {
+ public:
+  PutCall(const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
+          const Deadline& deadline, PutBlocksResult* result)
+      : layout_(layout),
+        request_(request),
+        blocks_(blocks),
+        deadline_(deadline),
+        result_(*result) {
+    deadline.ApplyTo(&context_);
+  }
+
+  Outcome Run(grpc::Channel* channel, const SpaceHandle& handle) {
+    const absl::Duration budget = deadline_.remaining();
+    stream_ = StartPut(channel, &context_);
+    absl::Status problem = Talk(handle);
+    // Ends a broken call now; nothing is left of it in the daemon. Harmless after a whole one.
+    if (!problem.ok()) context_.TryCancel();
+    const grpc::Status end = stream_->Finish();
+    // The transport's word explains a stream that broke; ours explains why we ended it.
+    if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
+    if (problem.ok() && !done_) problem = Broken("it ended without results");
+    if (!problem.ok()) NothingStored();
+    if (absl::IsFailedPrecondition(problem) && asked_source_) {
+      problem = absl::UnavailableError("the daemon lost the session in the middle of the Put");
+    }
+    return Excuse(Judge(std::move(problem)), in_source_, budget);
+  }
+
+ private:
+  // ABORTED: the stream is broken, Finish() says why.
+  static absl::Status BrokenStream() { return absl::AbortedError("stream broken"); }
+
+  absl::Status Talk(const SpaceHandle& handle) {
+    const v1::PutRequest announce = Announce(handle, layout_, request_, blocks_);
+    if (!stream_->Write(Serialize(announce))) return BrokenStream();
+    if (absl::Status s = ReadAnswers(); !s.ok()) return s;
+    if (!wanted_.empty()) {
+      if (absl::Status s = SendPlanes(handle.max_chunk_bytes); !s.ok()) return s;
+    }
+    v1::PutRequest commit;
+    commit.mutable_commit();
+    if (!stream_->Write(Serialize(commit)) || !stream_->WritesDone()) return BrokenStream();
+    return ReadResults();
+  }
+
+  absl::Status Read(v1::PutResponse* response) {
+    grpc::ByteBuffer buffer;
+    if (!stream_->Read(&buffer)) return BrokenStream();
+    return Parse(&buffer, response) ? absl::OkStatus() : Broken("no PutResponse");
+  }
+
+  absl::Status ReadAnswers() {
+    v1::PutResponse response;
+    if (absl::Status s = Read(&response); !s.ok()) return s;
+    const auto& answers = response.answers().answers();
+    if (!response.has_answers() || static_cast<size_t>(answers.size()) != blocks_) {
+      return Broken("not one answer a block");
+    }
+    for (size_t b = 0; b < blocks_; ++b) {
+      if (absl::Status s = TakeAnswer(answers[b], b); !s.ok()) return s;
+    }
+    // Without anything to send the call may as well end here.
+    done_ = wanted_.empty();
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeAnswer(const v1::PutResponse::Answer& answer, size_t b) {
+    switch (answer.kind()) {
+      case v1::PutResponse::Answer::SEND:
+        wanted_.push_back(b);
+        return absl::OkStatus();
+      case v1::PutResponse::Answer::EXISTS:
+        result_.blocks[b].outcome = PutBlocksResult::Outcome::kExisted;
+        return absl::OkStatus();
+      case v1::PutResponse::Answer::DECLINED:
+        result_.blocks[b].refusal = std::string(RefusalName(answer.refusal()));
+        return absl::OkStatus();
+      default:
+        return Broken("an answer of no known kind");
+    }
+  }
+
+  absl::Status SendPlanes(size_t max_chunk_bytes) {
+    ChunkWriter writer(max_chunk_bytes, [this](const grpc::ByteBuffer& put_request) {
+      return stream_->Write(put_request);
+    });
+    absl::Status status;
+    for (const PlaneSpec& plane : layout_.planes()) {
+      for (size_t b : wanted_) {
+        status = SendPlane(plane, b, &writer);
+        if (!status.ok()) break;
+      }
+      if (!status.ok()) break;
+    }
+    if (status.ok() && !writer.Flush()) status = BrokenStream();
+    result_.sent_bytes = writer.bytes_sent();
+    return status;
+  }
+
+  absl::Status SendPlane(const PlaneSpec& plane, size_t b, ChunkWriter* writer) {
+    if (deadline_.expired()) return absl::DeadlineExceededError("Put ran out of time");
+    asked_source_ = true;
+    const auto start = std::chrono::steady_clock::now();
+    const std::span<const std::byte> bytes = request_.source(plane, b);
+    in_source_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+    if (bytes.empty()) return absl::CancelledError("the source gave the Put up");
+    if (bytes.size() != plane.raw_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the source of layer ", plane.layer, " gave ",
+                                                     bytes.size(), " bytes, the plane has ",
+                                                     plane.raw_bytes));
+    }
+    return writer->Append(plane, b, bytes) ? absl::OkStatus() : BrokenStream();
+  }
+
+  absl::Status ReadResults() {
+    v1::PutResponse response;
+    if (absl::Status s = Read(&response); !s.ok()) return s;
+    const auto& results = response.results().results();
+    if (!response.has_results() || static_cast<size_t>(results.size()) != blocks_) {
+      return Broken("not one result a block");
+    }
+    for (size_t b : wanted_) TakeResult(results[b], &result_.blocks[b]);
+    result_.k = FromProto(response.results().k());
+    result_.v = FromProto(response.results().v());
+    result_.lease = response.results().lease();
+    done_ = true;
+    grpc::ByteBuffer more;
+    return stream_->Read(&more) ? Broken("more after the results") : absl::OkStatus();
+  }
+
+  void TakeResult(const v1::PutResponse::Result& from, Block* to) {
+    if (!from.stored()) {
+      to->refusal = std::string(RefusalName(from.refusal()));
+      return;
+    }
+    to->outcome = PutBlocksResult::Outcome::kStored;
+    to->record_bytes = from.record_bytes();
+    to->k = FromProto(from.k());
+    to->v = FromProto(from.v());
+    result_.record_bytes += from.record_bytes();
+  }
+
+  // A call that did not end well commits nothing. (The daemon may have committed just before the
+  // stream broke; to say so without its word would be a guess, and not knowing costs nothing.)
+  void NothingStored() {
+    for (size_t b : wanted_) result_.blocks[b] = Block();
+    result_.record_bytes = 0;
+    result_.k = result_.v = Fidelity();
+    result_.lease = 0;
+  }
+
+  const PlaneLayout& layout_;
+  const PutBlocksRequest& request_;
+  const size_t blocks_;
+  const Deadline deadline_;
+  PutBlocksResult& result_;
+
+  grpc::ClientContext context_;
+  std::unique_ptr<PutStream> stream_;
+  std::vector<size_t> wanted_;
+  bool asked_source_ = false;
+  bool done_ = false;
+  absl::Duration in_source_;
+};
+
+}  // namespace
+
+Outcome RunPut(grpc::Channel* channel, const SpaceHandle& handle, const PlaneLayout& layout,
+               const PutBlocksRequest& request, size_t blocks, const Deadline& deadline,
+               PutBlocksResult* result) {
+  return PutCall(layout, request, blocks, deadline, result).Run(channel, handle);
+}
+
+}  // namespace kvstow::client
