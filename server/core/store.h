@@ -3,12 +3,11 @@
 //
 // Invariants
 // 1. A block is visible when all expected shards of its space have committed a record for it and
-// its
-//    parent is visible (or it is a root block, first_position 0).
+//    its parent is visible (or it is a root block, first_position 0).
 // 2. A visible block's ancestors are visible: eviction takes leaves first, Drop takes whole
 // subtrees.
-// 3. A leased or pinned block is never evicted. A dropped block's memory goes when its last pin
-// does.
+// 3. A leased or pinned block, or one with a child still being put, is never evicted, nor are its
+//    ancestors. A dropped block's memory goes when its last pin does.
 // 4. Physical bytes in a tier never exceed its budget.
 //
 // Thread safety: all methods are thread-safe. Pins and Reservations may outlive a call and be moved
@@ -36,6 +35,9 @@
 #include "space/fingerprint.h"
 
 namespace kvstow {
+
+struct Block;
+struct PendingCommit;
 
 struct StoreOptions {
   // Maintain() evicts down to `low` once usage passes `high`, so that Commit seldom has to.
@@ -139,7 +141,8 @@ class Store {
    private:
     friend class Store;
     Store* store_ = nullptr;
-    void* record_ = nullptr;
+    Block* block_ = nullptr;
+    uint32_t slot_ = 0;  // of the block's records
   };
 
   // The right to commit one block of one shard. Given back when destroyed. Move-only.
@@ -156,7 +159,7 @@ class Store {
    private:
     friend class Store;
     Store* store_ = nullptr;
-    void* pending_ = nullptr;
+    PendingCommit* pending_ = nullptr;  // owned
   };
 
   struct ReserveAnswer {
@@ -175,8 +178,8 @@ class Store {
   // quick and not call back. Set before use.
   void SetListener(std::function<void(const StoreEvent&)> listener);
 
-  // The same arguments give the same id. `block_tokens` counts hits in tokens, `block_raw_bytes` is
-  // one shard's block decoded, for logical bytes.
+  // The same arguments give the same id. An empty `expected_shards` means {0}. `block_tokens` is
+  // how far apart the positions of a block and its parent are, and what a hit counts.
   SpaceId AddSpace(TenantId tenant, const Fingerprint& fingerprint,
                    std::vector<uint32_t> expected_shards, uint32_t block_tokens);
 

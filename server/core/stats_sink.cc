@@ -1,0 +1,39 @@
+#include "server/core/stats_sink.h"
+
+namespace kvstow {
+
+absl::string_view Name(RemovalReason reason) {
+  switch (reason) {
+    case RemovalReason::kEvicted:
+      return "evicted";
+    case RemovalReason::kDropped:
+      return "dropped";
+    case RemovalReason::kDamaged:
+      return "damaged";
+    case RemovalReason::kIncomplete:
+      return "incomplete";
+  }
+  return "unknown";
+}
+
+absl::string_view Name(Refusal refusal) {
+  switch (refusal) {
+    case Refusal::kNoParent:
+      return "no_parent";
+    case Refusal::kPending:
+      return "pending";
+    case Refusal::kFull:
+      return "full";
+    case Refusal::kTooLarge:
+      return "too_large";
+    case Refusal::kLeaseQuota:
+      return "lease_quota";
+    case Refusal::kBehind:
+      return "behind";
+    case Refusal::kDraining:
+      return "draining";
+  }
+  return "unknown";
+}
+
+}  // namespace kvstow

@@ -1,0 +1,84 @@
+#include "server/core/store_impl.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvstow {
+namespace {
+
+uint64_t RandomSeed(RandomSource* random) {
+  uint64_t seed = 0;
+  random->Fill(std::as_writable_bytes(std::span(&seed, 1)));
+  return seed;
+}
+
+uint64_t CapacityOf(const std::vector<Tier*>& tiers) {
+  uint64_t bytes = 0;
+  for (const Tier* tier : tiers) bytes += tier->usage().capacity_bytes;
+  return bytes;
+}
+
+}  // namespace
+
+Store::Impl::Impl(const StoreOptions& options, std::vector<Tier*> tiers, const Clock* clock,
+                  RandomSource* random, StatsSink* stats)
+    : options_(options),
+      tiers_(std::move(tiers)),
+      clock_(clock),
+      stats_(stats),
+      capacity_bytes_(CapacityOf(tiers_)),
+      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_)),
+      index_(RandomSeed(random), &queue_),
+      leases_(random),
+      ledger_(tiers_.size()) {}
+
+Store::Impl::~Impl() {
+  absl::MutexLock lock(&mu_);
+  while (auto lease = leases_.TakeExpired(absl::InfiniteFuture())) EndLease(*std::move(lease));
+  for (const auto& space : index_.spaces()) {
+    for (Block* block : space->blocks) FreeRecords(block);
+  }
+}
+
+void Store::Impl::SetListener(std::function<void(const StoreEvent&)> listener) {
+  absl::MutexLock lock(&mu_);
+  listener_ = std::move(listener);
+}
+
+SpaceId Store::Impl::AddSpace(TenantId tenant, const Fingerprint& fingerprint,
+                              std::vector<uint32_t> expected_shards, uint32_t block_tokens) {
+  if (expected_shards.empty()) expected_shards = {0};
+  std::sort(expected_shards.begin(), expected_shards.end());
+  expected_shards.erase(std::unique(expected_shards.begin(), expected_shards.end()),
+                        expected_shards.end());
+  absl::MutexLock lock(&mu_);
+  return index_.AddSpace(tenant, fingerprint, std::move(expected_shards), block_tokens)->id;
+}
+
+void Store::Impl::StartDraining() {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+}
+
+StoreEvent Store::Impl::EventOf(const Block& block, StoreEvent::Kind kind) const {
+  StoreEvent event;
+  event.kind = kind;
+  event.space = block.space->id;
+  event.key = block.key;
+  if (block.parent != nullptr) event.parent = block.parent->key;
+  event.first_position = block.first_position;
+  event.tier = SlowestTier(block);
+  return event;
+}
+
+void Store::Impl::Emit(const StoreEvent& event) {
+  if (listener_ != nullptr) listener_(event);
+}
+
+TierKind Store::Impl::SlowestTier(const Block& block) const {
+  uint8_t slowest = 0;
+  for (const Record& record : block.records()) slowest = std::max(slowest, record.tier);
+  return tiers_[slowest]->kind();
+}
+
+}  // namespace kvstow

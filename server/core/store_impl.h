@@ -1,0 +1,166 @@
+// Store's state and rules. store.cc forwards here; the rules are in files after what they are
+// about: store_lookup.cc (look-ups, leases), store_put.cc (reservations, commits, visibility),
+// store_room.cc (allocation, eviction, maintenance), store_removal.cc (pins, drops, damage),
+// store_snapshot.cc.
+//
+// Thread safety: public methods lock mu_; the others say that they want it held.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/core/block_index.h"
+#include "server/core/eviction_queue.h"
+#include "server/core/lease_table.h"
+#include "server/core/store.h"
+#include "server/core/store_ledger.h"
+#include "server/core/waiting_blocks.h"
+
+namespace kvstow {
+
+// What a Reservation points to.
+struct PendingCommit {
+  BlockIntent intent;
+  Block* block = nullptr;
+  uint32_t slot = 0;            // of Block::records()
+  uint64_t promised_bytes = 0;  // physical, by the estimate
+};
+
+class Store::Impl {
+ public:
+  Impl(const StoreOptions& options, std::vector<Tier*> tiers, const Clock* clock,
+       RandomSource* random, StatsSink* stats);
+  ~Impl();
+
+  void SetListener(std::function<void(const StoreEvent&)> listener);
+  SpaceId AddSpace(TenantId tenant, const Fingerprint& fingerprint,
+                   std::vector<uint32_t> expected_shards, uint32_t block_tokens);
+
+  LookupMatch Lookup(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
+                     const std::string& request_id, absl::Duration ttl);
+  LeaseId Lease(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
+                absl::Duration ttl);
+  absl::Status Renew(TenantId tenant, LeaseId lease, absl::Duration ttl);
+  absl::Status Release(TenantId tenant, LeaseId lease);
+  void ReleaseAll(const SessionId& owner);
+
+  // `store` is what the reservations point back to.
+  absl::StatusOr<std::vector<ReserveAnswer>> Reserve(Store* store, SpaceId space, uint32_t shard,
+                                                     std::span<const BlockIntent> intents,
+                                                     uint64_t record_bytes);
+  void Abandon(std::unique_ptr<PendingCommit> pending);
+  absl::Status Commit(std::unique_ptr<PendingCommit> pending,
+                      std::span<const std::span<const std::byte>> pieces, const RecordMeta& meta);
+
+  // The block pinned and its record's index, or null.
+  Block* Acquire(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot);
+  void Unpin(Block* block);
+  void ReportDamage(Block* block, uint32_t slot);
+  uint64_t Drop(SpaceId space, std::span<const BlockKey> keys);
+  uint64_t DropSpace(SpaceId space);
+
+  absl::StatusOr<BlockInfo> Inspect(SpaceId space, const BlockKey& key) const;
+  StoreSnapshot Snapshot() const;
+  void Maintain();
+  void StartDraining();
+
+  Tier* tier(size_t index) const { return tiers_[index]; }
+
+ private:
+  struct Placement {
+    size_t tier = 0;
+    Allocation allocation;
+  };
+
+  // ---- store_lookup.cc ----
+  void Use(Block* block, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // kNoLease, counted as a refusal, when the tenant's quota is full.
+  LeaseId Grant(const Space& space, std::vector<Block*> blocks, const SessionId& owner,
+                const std::string& request_id, LeaseId id, absl::Duration ttl)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool WithinLeaseQuota(TenantId tenant, std::span<Block* const> blocks)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void HoldForLease(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndLease(LeaseEntry lease) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ExpireLeases() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Null for one that ended or is another tenant's.
+  const LeaseEntry* FindLease(TenantId tenant, LeaseId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_put.cc ----
+  absl::Status CheckIntents(const Space& space, std::span<const BlockIntent> intents) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static ReserveAnswer Declined(Refusal refusal);
+  // What there is against taking the block before it is even linked; kSend for nothing.
+  ReserveAnswer Judge(const Space& space, uint32_t slot, const BlockIntent& intent) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Null when no room can be promised.
+  std::unique_ptr<PendingCommit> MakePending(Space* space, uint32_t slot, const BlockIntent& intent,
+                                             uint64_t promised) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
+               const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Makes the block visible if it can be, and then those below it that waited for it.
+  void Reveal(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RevealOne(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_room.cc ----
+  uint64_t LargestPhysical(uint64_t record_bytes) const;
+  uint64_t UsedBytes() const;
+  uint64_t FreeBytes() const { return capacity_bytes_ - UsedBytes(); }
+  bool FitsSomeTier(uint64_t record_bytes) const;
+  // RESOURCE_EXHAUSTED, counted, when no room can be made.
+  absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Placement> TryAllocate(uint64_t record_bytes);
+  bool Above(double fraction) const;
+  // A bounded number of evictions while usage is above that fraction. Whether it is worth going on.
+  bool EvictSome(double fraction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ExpireIncomplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_removal.cc ----
+  // Takes the block's records out of the store and forgets it, unless a Put still needs it. Its
+  // visible children must have gone before.
+  void Remove(Block* block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The blocks as BlockIndex::CollectSubtree gives them. How many had records.
+  uint64_t RemoveAll(std::span<Block* const> blocks, RemovalReason reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountRemoval(const Block& block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FreeRecords(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void DestroyIfUnheld(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_impl.cc ----
+  StoreEvent EventOf(const Block& block, StoreEvent::Kind kind) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Emit(const StoreEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of the block's records: how fast the whole of it is.
+  TierKind SlowestTier(const Block& block) const;
+
+  // Constant after construction.
+  const StoreOptions options_;
+  const std::vector<Tier*> tiers_;
+  const Clock* const clock_;
+  StatsSink* const stats_;
+  const uint64_t capacity_bytes_;  // of all tiers
+
+  mutable absl::Mutex mu_;
+  std::function<void(const StoreEvent&)> listener_ ABSL_GUARDED_BY(mu_);
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  uint64_t tick_ ABSL_GUARDED_BY(mu_) = 0;
+  EvictionQueue queue_ ABSL_GUARDED_BY(mu_);
+  BlockIndex index_ ABSL_GUARDED_BY(mu_);
+  LeaseTable leases_ ABSL_GUARDED_BY(mu_);
+  WaitingBlocks waiting_ ABSL_GUARDED_BY(mu_);
+  StoreLedger ledger_ ABSL_GUARDED_BY(mu_);
+  uint64_t reservations_ ABSL_GUARDED_BY(mu_) = 0;
+  // Sum of the reservations' estimates: room that must not be promised twice.
+  uint64_t promised_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace kvstow

@@ -1,0 +1,221 @@
+// Store: reservations, commits, and when a block becomes visible.
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "server/core/store_impl.h"
+
+namespace kvstow {
+namespace {
+
+// Whether an intent says the same of its block as what is already known of it.
+bool Agrees(const Block& block, const BlockIntent& intent) {
+  if (block.first_position != intent.first_position) return false;
+  return block.parent == nullptr || block.parent->key == intent.parent;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Store::ReserveAnswer>> Store::Impl::Reserve(
+    Store* store, SpaceId space_id, uint32_t shard, std::span<const BlockIntent> intents,
+    uint64_t record_bytes) {
+  absl::MutexLock lock(&mu_);
+  Space* space = index_.FindSpace(space_id);
+  if (space == nullptr) return absl::InvalidArgumentError("unknown space");
+  const size_t slot = space->SlotOf(shard);
+  if (slot == space->shards.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("shard ", shard, " is not expected"));
+  }
+  if (absl::Status status = CheckIntents(*space, intents); !status.ok()) return status;
+
+  const bool fits = FitsSomeTier(record_bytes);
+  const uint64_t promised = fits ? LargestPhysical(record_bytes) : 0;
+  std::vector<ReserveAnswer> answers(intents.size());
+  for (size_t i = 0; i < intents.size(); ++i) {
+    ReserveAnswer& answer = answers[i];
+    answer = Judge(*space, slot, intents[i]);
+    if (answer.kind == ReserveAnswer::Kind::kSend && !fits) answer = Declined(Refusal::kTooLarge);
+    if (answer.kind == ReserveAnswer::Kind::kSend) {
+      auto pending = MakePending(space, slot, intents[i], promised);
+      if (pending == nullptr) {
+        answer = Declined(Refusal::kFull);
+      } else {
+        answer.reservation.store_ = store;
+        answer.reservation.pending_ = pending.release();
+      }
+    }
+    if (answer.kind == ReserveAnswer::Kind::kDeclined) {
+      stats_->OnRefused(space->tenant, answer.refusal, 1);
+    }
+  }
+  return answers;
+}
+
+absl::Status Store::Impl::CheckIntents(const Space& space,
+                                       std::span<const BlockIntent> intents) const {
+  absl::flat_hash_map<BlockKey, uint64_t> positions;
+  for (const BlockIntent& intent : intents) {
+    if (intent.first_position > 0) {
+      const auto earlier = positions.find(intent.parent);
+      const Block* parent =
+          earlier == positions.end() ? index_.Find(&space, intent.parent) : nullptr;
+      const bool known = earlier != positions.end() || (parent != nullptr && !parent->is_ghost());
+      const uint64_t position = parent != nullptr            ? parent->first_position
+                                : earlier != positions.end() ? earlier->second
+                                                             : 0;
+      if (known && intent.first_position - position != space.block_tokens) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("block ", ShortHex(intent.key), " at position ", intent.first_position,
+                         " does not follow its parent at ", position));
+      }
+    }
+    if (!positions.emplace(intent.key, intent.first_position).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("block ", ShortHex(intent.key), " is announced twice"));
+    }
+    const Block* block = index_.Find(&space, intent.key);
+    if (block != nullptr && !Agrees(*block, intent)) {
+      return absl::InvalidArgumentError(absl::StrCat("block ", ShortHex(intent.key),
+                                                     " is known with another parent or position"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Store::ReserveAnswer Store::Impl::Declined(Refusal refusal) {
+  ReserveAnswer answer;
+  answer.kind = ReserveAnswer::Kind::kDeclined;
+  answer.refusal = refusal;
+  return answer;
+}
+
+Store::ReserveAnswer Store::Impl::Judge(const Space& space, uint32_t slot,
+                                        const BlockIntent& intent) const {
+  if (draining_) return Declined(Refusal::kDraining);
+  ReserveAnswer answer;
+  const Block* block = index_.Find(&space, intent.key);
+  const Record::State state =
+      block != nullptr ? block->records()[slot].state : Record::State::kAbsent;
+  if (state == Record::State::kPresent) {
+    answer.kind = ReserveAnswer::Kind::kExists;
+    return answer;
+  }
+  if (state == Record::State::kReserved) return Declined(Refusal::kPending);
+  if (intent.first_position > 0) {
+    const Block* parent = index_.Find(&space, intent.parent);
+    if (parent == nullptr || parent->is_ghost()) return Declined(Refusal::kNoParent);
+  }
+  answer.kind = ReserveAnswer::Kind::kSend;
+  return answer;
+}
+
+std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t slot,
+                                                        const BlockIntent& intent,
+                                                        uint64_t promised) {
+  Block* block = index_.Find(space, intent.key);
+  if (block == nullptr) block = index_.Create(space, intent.key, intent.first_position);
+  if (block->is_ghost() && !block->is_root()) {
+    index_.SetParent(block, index_.Find(space, intent.parent));
+  }
+  block->records()[slot].state = Record::State::kReserved;
+  ++block->reserved;
+  ++reservations_;
+  promised_bytes_ += promised;
+  auto pending = std::make_unique<PendingCommit>(
+      PendingCommit{.intent = intent, .block = block, .slot = slot, .promised_bytes = promised});
+  // Asked only now: the new block keeps its ancestors, which are no room to be made any more.
+  if (FreeBytes() + index_.evictable_bytes() >= promised_bytes_) return pending;
+  Forget(*pending);
+  return nullptr;
+}
+
+void Store::Impl::Forget(const PendingCommit& pending) {
+  pending.block->records()[pending.slot].state = Record::State::kAbsent;
+  --pending.block->reserved;
+  --reservations_;
+  promised_bytes_ -= pending.promised_bytes;
+  index_.Tidy(pending.block);
+}
+
+void Store::Impl::Abandon(std::unique_ptr<PendingCommit> pending) {
+  absl::MutexLock lock(&mu_);
+  Forget(*pending);
+}
+
+absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
+                                 std::span<const std::span<const std::byte>> pieces,
+                                 const RecordMeta& meta) {
+  uint64_t bytes = 0;
+  for (const auto& piece : pieces) bytes += piece.size();
+  absl::StatusOr<Placement> placement;
+  {
+    absl::MutexLock lock(&mu_);
+    placement = MakeRoom(pending->block->space->tenant, bytes);
+    if (!placement.ok()) {
+      Forget(*pending);
+      return placement.status();
+    }
+    promised_bytes_ -= std::exchange(pending->promised_bytes, 0);
+  }
+  // Nobody else knows of these pages yet.
+  uint64_t offset = 0;
+  for (const auto& piece : pieces) {
+    tiers_[placement->tier]->Write(placement->allocation, offset, piece);
+    offset += piece.size();
+  }
+  absl::MutexLock lock(&mu_);
+  Publish(*pending, *std::move(placement), bytes, meta);
+  return absl::OkStatus();
+}
+
+void Store::Impl::Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
+                          const RecordMeta& meta) {
+  Block* block = pending.block;
+  Record& record = block->records()[pending.slot];
+  record.allocation = std::move(placement.allocation);
+  record.bytes = bytes;
+  record.raw_bytes = meta.raw_bytes;
+  record.tier = static_cast<uint8_t>(placement.tier);
+  record.state = Record::State::kPresent;
+  block->physical_bytes += tiers_[placement.tier]->PhysicalBytes(bytes);
+  --block->reserved;
+  ++block->present;
+  --reservations_;
+  ledger_.AddRecord(record);
+  waiting_.Add(block, clock_->Now(), meta.k, meta.v);
+  Reveal(block);
+}
+
+void Store::Impl::Reveal(Block* block) {
+  std::vector<Block*> candidates = {block};
+  while (!candidates.empty()) {
+    block = candidates.back();
+    candidates.pop_back();
+    const bool whole = block->present == block->records().size();
+    if (!whole || !(block->is_root() || block->parent->visible)) continue;
+    RevealOne(block);
+    for (Block* child = block->first_child; child != nullptr; child = child->next_sibling) {
+      candidates.push_back(child);
+    }
+  }
+}
+
+void Store::Impl::RevealOne(Block* block) {
+  const BlockQuality quality = waiting_.Remove(block);
+  block->last_use = ++tick_;
+  block->last_use_nanos = absl::ToUnixNanos(clock_->Now());
+  index_.MakeVisible(block);
+  const TenantId tenant = block->space->tenant;
+  ++ledger_.tenant(tenant).visible_blocks;
+  for (const Record& record : block->records()) {
+    const Tier& tier = *tiers_[record.tier];
+    stats_->OnStored(tenant, tier.kind(), 1, tier.PhysicalBytes(record.bytes));
+  }
+  StoreEvent event = EventOf(*block, StoreEvent::Kind::kStored);
+  event.k = quality.k;
+  event.v = quality.v;
+  Emit(event);
+}
+
+}  // namespace kvstow
