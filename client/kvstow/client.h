@@ -59,7 +59,7 @@ struct LookupOptions {
   // How long the matched blocks are to be kept from eviction. 0 only looks.
   absl::Duration ttl = absl::Seconds(30);
   // The same non-empty id again renews the earlier lease instead of adding one.
-  std::string request_id;
+  std::string request_id = {};
   absl::Duration deadline = absl::ZeroDuration();  // 0: ClientOptions::lookup_deadline
 };
 
