@@ -24,10 +24,10 @@ struct LeaseEntry {
   LeaseId id = kNoLease;
   TenantId tenant{};
   SessionId owner{};
-  std::string request_id;  // may be empty
-  absl::Time granted;
-  absl::Time expiry;
-  std::vector<Block*> blocks;  // as looked up: parents before children
+  std::string request_id{};  // may be empty
+  absl::Time granted{};
+  absl::Time expiry{};
+  std::vector<Block*> blocks{};  // as looked up: parents before children
 };
 
 class LeaseTable {

@@ -17,11 +17,11 @@ std::optional<Allocation> SlabAllocator::Allocate(uint32_t pages) {
   if (pages > total_pages_ - used_pages_) return std::nullopt;
   Allocation allocation;
   while (pages > 0) {
-    auto fit = by_size_.lower_bound({pages, 0});
+    auto fit = by_size_.lower_bound({std::min(pages, slab_pages_), 0});
     if (fit == by_size_.end()) {
       // A fresh slab before pieces: one run reads faster, and lets a View be given.
       if (Grow()) continue;
-      fit = std::prev(by_size_.end());
+      fit = by_size_.lower_bound({std::prev(by_size_.end())->first, 0});
     }
     const PageRun run{fit->second, fit->first};
     allocation.push_back(TakeFrom(run, std::min(pages, run.count)));

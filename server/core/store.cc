@@ -15,11 +15,10 @@ Store::Pin::Pin(Pin&& o) noexcept
       slot_(o.slot_) {}
 
 Store::Pin& Store::Pin::operator=(Pin&& o) noexcept {
-  std::swap(store_, o.store_);
-  std::swap(block_, o.block_);
-  std::swap(slot_, o.slot_);
-  // Given back now, not when `o` happens to go.
-  Pin old = std::move(o);
+  Pin taken = std::move(o);  // takes along what this one held
+  std::swap(store_, taken.store_);
+  std::swap(block_, taken.block_);
+  std::swap(slot_, taken.slot_);
   return *this;
 }
 
@@ -51,9 +50,9 @@ Store::Reservation::Reservation(Reservation&& o) noexcept
     : store_(std::exchange(o.store_, nullptr)), pending_(std::exchange(o.pending_, nullptr)) {}
 
 Store::Reservation& Store::Reservation::operator=(Reservation&& o) noexcept {
-  std::swap(store_, o.store_);
-  std::swap(pending_, o.pending_);
-  Reservation old = std::move(o);
+  Reservation taken = std::move(o);
+  std::swap(store_, taken.store_);
+  std::swap(pending_, taken.pending_);
   return *this;
 }
 

@@ -208,7 +208,7 @@ class Store {
                                                      uint64_t record_bytes);
   struct RecordMeta {
     uint64_t raw_bytes = 0;
-    DeclaredQuality k, v;
+    DeclaredQuality k{}, v{};
   };
   // Writes the record (its pieces one after the other) and makes the block visible when it is
   // whole. Evicts to make room. RESOURCE_EXHAUSTED when no room can be made (counted as a refusal);
