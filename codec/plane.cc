@@ -17,6 +17,18 @@ absl::Status Broken(const PlaneSpec& plane, absl::string_view what) {
       absl::StrCat("plane of layer ", plane.layer, " (", Name(plane.kind), "): ", what));
 }
 
+// Bytes of the last part up to the alignment.
+bool PaddingIsZero(const TileShape& shape, const TileHead& head, std::span<const std::byte> body) {
+  size_t end = shape.bytes();
+  if (head.mode == TileMode::kCoded) {
+    end = LayoutOf(shape, head).means + (head.has_means ? 2 * size_t{shape.dim} : 0);
+  }
+  for (std::byte b : body.subspan(end)) {
+    if (b != std::byte{0}) return false;
+  }
+  return true;
+}
+
 absl::Status CheckHead(const PlaneSpec& plane, const TileHead& head) {
   if (head.mode != TileMode::kCoded) return absl::OkStatus();
   if (!IsSupportedDim(plane.dim) || !IsSupportedBlockTokens(plane.tokens)) {
@@ -65,7 +77,9 @@ absl::StatusOr<PlaneView> PlaneView::Parse(std::span<const std::byte> bytes,
     if (auto s = CheckHead(plane, head); !s.ok()) return s;
     const size_t body_bytes = TileBodyBytes(shape, head);
     if (body_bytes > bytes.size() - at) return Broken(plane, "tiles run past its end");
-    view.tiles_.push_back({head, bytes.subspan(at, body_bytes)});
+    const auto body = bytes.subspan(at, body_bytes);
+    if (!PaddingIsZero(shape, head, body)) return Broken(plane, "padding of a tile is not zero");
+    view.tiles_.push_back({head, body});
     at += body_bytes;
   }
   if (at != bytes.size()) return Broken(plane, "bytes left after its tiles");

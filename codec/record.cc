@@ -377,6 +377,9 @@ absl::Status DecodeRecord(Codec& codec, const PlaneLayout& layout, const Fingerp
     const DirectoryEntry& entry = index->planes()[i];
     const auto bytes = record.subspan(entry.offset, entry.bytes);
     if (auto s = CheckPlane(entry, bytes); !s.ok()) return s;
+    for (size_t i = entry.offset + entry.bytes; i < RoundUp(entry.offset + entry.bytes); ++i) {
+      if (record[i] != std::byte{0}) return absl::DataLossError("padding of a plane is not zero");
+    }
     auto s = DecodePlane(codec, plane, tables.For(plane.rotary), bytes,
                          out.subspan(at, plane.raw_bytes));
     if (!s.ok()) return s;
