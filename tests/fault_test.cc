@@ -121,7 +121,7 @@ TEST_F(FaultTest, ReaderThatStallsMidGetIsEndedAndHoldsUpNobody) {
   request.set_session_id(worker_->session());
   request.set_space(worker_->space());
   request.set_keys(KeyBytes(asked));
-  auto context = worker_->Context(60);
+  auto context = worker_->Context(110);
   auto stalled = worker_->stub().Get(context.get(), request);
   v1::GetResponse response;
   ASSERT_TRUE(stalled->Read(&response));
@@ -132,7 +132,7 @@ TEST_F(FaultTest, ReaderThatStallsMidGetIsEndedAndHoldsUpNobody) {
       << "the stalled call was not ended";
   while (stalled->Read(&response)) {
   }
-  EXPECT_EQ(stalled->Finish().error_code(), StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(stalled->Finish().error_code(), StatusCode::CANCELLED);
 }
 
 TEST_F(FaultTest, FlippedByteIsAMissCountedAndDropped) {
@@ -206,7 +206,7 @@ TEST_F(FaultTest, FullStoreEvictsWhatNobodyHolds) {
   EXPECT_EQ(worker_->Lookup(SmallKeys(5, 19)), 5u);
   EXPECT_EQ(worker_->Lookup(SmallKeys(5, 0)), 0u);
   const auto stats = worker_->Stats();
-  EXPECT_GT(stats.removed_blocks().at("evicted"), 50u);
+  EXPECT_GT(stats.removed_blocks().at("evicted"), 40u);
   EXPECT_LE(stats.tiers(0).physical_bytes(), stats.tiers(0).capacity_bytes());
 }
 
@@ -237,7 +237,7 @@ TEST_F(FaultTest, DropDuringGetDeliversWhatWasPromised) {
 }
 
 TEST_F(FaultTest, PutsAreShedWhenTooMuchIsStaged) {
-  config_.limits.max_staged_bytes = 64 << 10;
+  config_.limits.max_staged_bytes = 48 << 10;
   StartBoth();
   const auto put = worker_->Put(keys_, Blocks(3));
   ASSERT_TRUE(put.status.ok()) << put.status.error_message();

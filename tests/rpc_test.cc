@@ -101,7 +101,7 @@ TEST_F(RpcTest, GetOfSomeLayersGivesThose) {
 }
 
 TEST_F(RpcTest, EncodedFormDecodesToTheSame) {
-  worker_->Put(keys_, Blocks(1));
+  worker_->Put({keys_[0]}, Blocks(1));
   const auto decoded = worker_->Get({keys_[0]});
   const auto encoded = worker_->Get({keys_[0]}, v1::GetRequest::FORM_ENCODED);
   ASSERT_TRUE(encoded.status.ok());

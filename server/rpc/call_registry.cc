@@ -39,6 +39,7 @@ size_t CallRegistry::AbortStalled(absl::Time before) {
   for (const auto& call : Collect()) {
     if (call->kind() != OpenCall::Kind::kBulk || call->last_progress() >= before) continue;
     call->Abort(absl::DeadlineExceededError("no bytes moved for too long; the call was ended"));
+    call->Cut();
     ++aborted;
   }
   return aborted;

@@ -24,8 +24,10 @@ class OpenCall {
   virtual absl::Time last_progress() const = 0;
   // The daemon is shutting down: tell the client, go on.
   virtual void NoteDraining() = 0;
-  // Finish with this status, now.
+  // Finish with this status, now. The status travels behind what was written before.
   virtual void Abort(const absl::Status& status) = 0;
+  // Reset the stream: the only thing that ends one whose reader has stopped reading.
+  virtual void Cut() {}
 };
 
 class CallRegistry {

@@ -29,10 +29,22 @@ class FinishOnce {
     finish();
     return true;
   }
+  // The stream is done: its context is gone from here on.
+  void MarkDone() {
+    absl::MutexLock lock(&mu_);
+    done_ = true;
+  }
+  // Runs `f` while the stream's context is still there, finished or not.
+  template <typename F>
+  void IfNotDone(F&& f) {
+    absl::MutexLock lock(&mu_);
+    if (!done_) f();
+  }
 
  private:
   absl::Mutex mu_;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace kvstow

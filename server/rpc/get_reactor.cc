@@ -24,6 +24,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
  public:
   GetReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
       : rpc_(rpc),
+        context_(context),
         tenant_(TenantOf(*context)),
         start_(rpc.clock->Now()),
         moved_ns_(absl::ToUnixNanos(start_)) {}
@@ -40,6 +41,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
+  void Cut() override {
+    finish_.IfNotDone([&] { context_->TryCancel(); });
+  }
 
   // ---- ServerWriteReactor ----
   void OnWriteDone(bool ok) override {
@@ -52,6 +56,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
   void OnCancel() override { End(absl::CancelledError("cancelled")); }
   void OnDone() override {
+    finish_.MarkDone();
     rpc_.calls->Remove(this);
     self_.reset();
   }
@@ -200,6 +205,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   const RpcContext& rpc_;
+  grpc::CallbackServerContext* const context_;  // until OnDone
   const TenantId tenant_;
   const absl::Time start_;
   std::atomic<int64_t> moved_ns_;  // when bytes last moved

@@ -19,6 +19,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
  public:
   PutReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
       : rpc_(rpc),
+        context_(context),
         tenant_(TenantOf(*context)),
         start_(rpc.clock->Now()),
         moved_ns_(absl::ToUnixNanos(start_)) {}
@@ -37,6 +38,9 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
+  void Cut() override {
+    finish_.IfNotDone([&] { context_->TryCancel(); });
+  }
 
   // ---- ServerBidiReactor ----
   void OnReadDone(bool ok) override {
@@ -59,6 +63,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
   void OnCancel() override { End(absl::CancelledError("cancelled")); }
   void OnDone() override {
+    finish_.MarkDone();
     rpc_.calls->Remove(this);
     self_.reset();
   }
@@ -168,6 +173,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   const RpcContext& rpc_;
+  grpc::CallbackServerContext* const context_;  // until OnDone
   const TenantId tenant_;
   const absl::Time start_;
   std::atomic<int64_t> moved_ns_;     // when bytes last moved

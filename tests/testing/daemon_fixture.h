@@ -35,7 +35,7 @@ class DaemonTest : public ::testing::Test {
     ConfigOverrides overrides;
     overrides.unix_socket = dir_.path() + "/d.sock";
     overrides.host_tier = "64MiB";
-    overrides.metrics = "127.0.0.1:0";
+    overrides.metrics = "none";  // its listener takes a second to stop
     overrides.log_level = "warn";
     overrides.threads = 2;
     config_ = *LoadConfig("", overrides);
