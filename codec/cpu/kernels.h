@@ -86,11 +86,14 @@ struct Kernels {
   double (*energy)(const float* x, size_t count);
   void (*transpose)(const float* x, uint32_t n, uint32_t d, float* out);
 
-  // Lower triangle and whole 16 x 16 diagonal blocks of Y^T Y; y is [q, p].
-  void (*gram)(const float* y, uint32_t q, uint32_t p, float* g);
+  // Lower triangle and whole 16 x 16 diagonal blocks of Y^T Y; y is [q, p]. Rows of g are `stride`
+  // floats apart, here and below: not a power of two, or they compete for the same lines of the
+  // cache.
+  void (*gram)(const float* y, uint32_t q, uint32_t p, float* g, size_t stride);
   // Householder: g = Q T Q^T. Takes what gram() made. Leaves the reflector that eliminated row i in
   // g[i][0..i-1] with its factor in beta[i]; off[i] couples i and i + 1. work: 4 (p + 16) floats.
-  void (*tridiagonalise)(float* g, uint32_t p, float* diag, float* off, float* beta, float* work);
+  void (*tridiagonalise)(float* g, uint32_t p, size_t stride, float* diag, float* off, float* beta,
+                         float* work);
   // Number of eigenvalues of the tridiagonal matrix below each shift; count is a multiple of 8.
   // off2[i] are squares of the off-diagonal, none of them zero.
   void (*count_below)(const float* diag, const float* off2, uint32_t p, const float* shifts,
@@ -100,7 +103,8 @@ struct Kernels {
   void (*twisted_vectors)(const float* diag, const float* off, uint32_t p, float tiny,
                           float* shifts, float* lanes, float* work);
   // lanes = Q lanes.
-  void (*back_transform)(const float* g, const float* beta, uint32_t p, float* lanes);
+  void (*back_transform)(const float* g, size_t stride, const float* beta, uint32_t p,
+                         float* lanes);
   // out[q][8] = Y lanes, rows of `out` out_stride floats apart.
   void (*project)(const float* y, uint32_t q, uint32_t p, const float* lanes, float* out,
                   size_t out_stride);

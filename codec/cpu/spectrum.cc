@@ -78,7 +78,7 @@ void Spectrum::Resize(uint32_t n, uint32_t d) {
   vectors_ = 0;
   round_lambda_.resize(p_);
   lambda_.resize(p_);
-  gram_.resize(size_t{p_} * p_);
+  gram_.resize(p_ * gram_stride());
   diag_.resize(p_);
   off_.resize(p_);
   beta_.resize(p_);
@@ -90,8 +90,9 @@ void Spectrum::Resize(uint32_t n, uint32_t d) {
 }
 
 void Spectrum::Solve(const float* y) {
-  kernels_.gram(y, q_, p_, gram_.data());
-  kernels_.tridiagonalise(gram_.data(), p_, diag_.data(), off_.data(), beta_.data(), work_.data());
+  kernels_.gram(y, q_, p_, gram_.data(), gram_stride());
+  kernels_.tridiagonalise(gram_.data(), p_, gram_stride(), diag_.data(), off_.data(), beta_.data(),
+                          work_.data());
   eigenvalues_.Find(diag_, std::span(off_).first(p_ - 1), leading_, round_lambda_);
 }
 
@@ -146,7 +147,7 @@ void Spectrum::AppendFallback(double lambda) {
     }
     Normalise(&x);
     for (size_t i = 0; i < p_; ++i) lanes[kLanes * i] = static_cast<float>(x[i]);
-    kernels_.back_transform(gram_.data(), beta_.data(), p_, lanes.data());
+    kernels_.back_transform(gram_.data(), gram_stride(), beta_.data(), p_, lanes.data());
     if (AppendOrthonormalised(lanes.data(), 0)) return;
   }
 }
@@ -168,7 +169,7 @@ void Spectrum::AppendVectors(uint32_t count) {
     }
     kernels_.twisted_vectors(diag_.data(), off_.data(), p_, tiny, shifts, lanes_.data(),
                              work_.data());
-    kernels_.back_transform(gram_.data(), beta_.data(), p_, lanes_.data());
+    kernels_.back_transform(gram_.data(), gram_stride(), beta_.data(), p_, lanes_.data());
     for (uint32_t i = 0; i < kLanes && first + i < count; ++i) {
       const uint32_t before = vectors_;
       if (!AppendOrthonormalised(lanes_.data(), i)) AppendFallback(round_lambda_[first + i]);

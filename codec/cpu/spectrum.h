@@ -40,6 +40,7 @@ class Spectrum {
   std::span<const float> ShortVector(uint32_t i) const { return {&short_[size_t{i} * p_], p_}; }
   std::span<const float> LongVector(uint32_t i) const { return {&long_[size_t{i} * q_], q_}; }
 
+  size_t gram_stride() const { return size_t{p_} + 16; }
   void Resize(uint32_t n, uint32_t d);
   // Tridiagonal form and eigenvalues of y.
   void Solve(const float* y);

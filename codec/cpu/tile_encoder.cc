@@ -235,11 +235,16 @@ void TileEncoder::Measure(const TileEncodeJob& job, Candidate* candidate) {
   candidate->sums.inner_product = sums.inner_product * unit;
 }
 
-bool TileEncoder::EncodeCandidate(const TileEncodeJob& job, bool with_means, Candidate* out) {
+bool TileEncoder::EncodeCandidate(const TileEncodeJob& job, bool with_means, bool keep_tile,
+                                  Candidate* out) {
   const size_t n = job.shape.tokens;
   const size_t d = job.shape.dim;
   rank_ = 0;
-  residual_ = tile_;
+  if (keep_tile) {
+    residual_ = tile_;
+  } else {
+    residual_.swap(tile_);
+  }
   if (with_means) PrepareMeans(job);
   if (job.options.codec == CodecId::kEOptShrinkQ) PrepareLowRank(job);
   const ResidualRotation& rotation = ResidualRotationFor(job.shape.dim);
@@ -276,10 +281,10 @@ void TileEncoder::Encode(TileEncodeJob* job) {
   if (raw_asked_for) return keep_raw();
 
   const bool try_means = MeansMayPay(*job);
-  bool met = EncodeCandidate(*job, false, &plain_);
+  bool met = EncodeCandidate(*job, false, try_means, &plain_);
   Candidate* best = &plain_;
   if (try_means) {
-    const bool centred_met = EncodeCandidate(*job, true, &centred_);
+    const bool centred_met = EncodeCandidate(*job, true, false, &centred_);
     const double extra_bits =
         8.0 *
         (static_cast<double>(centred_.body.size()) - static_cast<double>(plain_.body.size())) /

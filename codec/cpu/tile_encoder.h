@@ -36,8 +36,9 @@ class TileEncoder {
   // Fills tile_ with the scaled values, rotary embedding undone.
   void LoadTile(const TileEncodeJob& job, float largest);
   bool MeansMayPay(const TileEncodeJob& job);
-  // Codes tile_ at rising bits until the bound is met; false if it never is.
-  bool EncodeCandidate(const TileEncodeJob& job, bool with_means, Candidate* out);
+  // Codes tile_ at rising bits until the bound is met; false if it never is. tile_ survives only
+  // where keep_tile says so.
+  bool EncodeCandidate(const TileEncodeJob& job, bool with_means, bool keep_tile, Candidate* out);
   // Makes residual_ (rotated), and the low-rank part's codes.
   void PrepareMeans(const TileEncodeJob& job);
   void PrepareLowRank(const TileEncodeJob& job);
