@@ -17,6 +17,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Retries are the caller's business; the transport's own would keep copies of what a Put sends.
+  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetMaxReceiveMessageSize(4 << 20);
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), args);
 }
@@ -34,7 +36,7 @@ DaemonLink::DaemonLink(ClientOptions options)
 void DaemonLink::OnSession(const Session& session) {
   absl::MutexLock lock(&mu_);
   // Another process: what the old one failed to do says nothing of it.
-  if (session.instance_id != instance_id_) breaker_.Reset();
+  if (!instance_id_.empty() && session.instance_id != instance_id_) breaker_.Reset();
   instance_id_ = session.instance_id;
 }
 

@@ -56,8 +56,9 @@ class PutCall {
     const absl::Duration budget = deadline_.remaining();
     stream_ = StartPut(channel, &context_);
     absl::Status problem = Talk(handle);
-    // Ends a broken call now; nothing is left of it in the daemon. Harmless after a whole one.
-    if (!problem.ok()) context_.TryCancel();
+    // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already, and
+    // cancelling would hide why.
+    if (!problem.ok() && !absl::IsAborted(problem)) context_.TryCancel();
     const grpc::Status end = stream_->Finish();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);

@@ -5,100 +5,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/outcome.h"
-#include "kvstow/v1/kvstow.grpc.pb.h"
 
 namespace kvstow::client {
 namespace {
 
 constexpr size_t kSessionIdBytes = 16;
-constexpr char kVersion[] = "0.1.0";
+// Why an attempt gave no session, for people.
+absl::Status Explain(SessionCall::Next next, const absl::Status& end) {
+  if (next == SessionCall::Next::kEvent) {
+    return absl::InternalError("the daemon gave no session id of 16 bytes");
+  }
+  if (next == SessionCall::Next::kTimeout) {
+    return absl::DeadlineExceededError("connected, but the daemon does not answer");
+  }
+  return end.ok() ? absl::UnavailableError("the daemon ended the session") : end;
+}
 
 }  // namespace
-
-// What the keeper's thread and gRPC's callbacks share about one Session stream.
-struct SessionKeeper::Stream {
-  explicit Stream(std::shared_ptr<grpc::Channel> channel) : stub(std::move(channel)) {}
-
-  v1::Kvstow::Stub stub;
-  grpc::ClientContext context;
-  v1::SessionRequest request;
-  v1::SessionEvent event;  // touched between StartRead and OnReadDone by gRPC only
-
-  absl::Mutex mu;
-  bool first_event ABSL_GUARDED_BY(mu) = false;
-  Session session ABSL_GUARDED_BY(mu);
-  bool draining ABSL_GUARDED_BY(mu) = false;
-  bool done ABSL_GUARDED_BY(mu) = false;
-  absl::Status end ABSL_GUARDED_BY(mu);
-
-  bool AwaitFirstEvent(absl::Duration timeout) {
-    absl::MutexLock lock(&mu);
-    const auto decided = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return first_event || done; };
-    mu.AwaitWithTimeout(absl::Condition(&decided), timeout);
-    return first_event && !done && session.id.size() == kSessionIdBytes;
-  }
-  // False at the end.
-  bool AwaitDraining() {
-    absl::MutexLock lock(&mu);
-    const auto decided = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return draining || done; };
-    mu.Await(absl::Condition(&decided));
-    return !done;
-  }
-  absl::Status AwaitEnd() {
-    absl::MutexLock lock(&mu);
-    mu.Await(absl::Condition(&done));
-    return end;
-  }
-  // Why there is no session, for people.
-  absl::Status Problem() {
-    absl::MutexLock lock(&mu);
-    if (first_event && session.id.size() != kSessionIdBytes) {
-      return absl::InternalError("the daemon gave no session id of 16 bytes");
-    }
-    if (!first_event && absl::IsCancelled(end)) {
-      return absl::DeadlineExceededError("connected, but the daemon does not answer");
-    }
-    return end.ok() ? absl::UnavailableError("the daemon ended the session") : end;
-  }
-};
-
-// Deletes itself when the call is over.
-class SessionKeeper::Reactor : public grpc::ClientReadReactor<v1::SessionEvent> {
- public:
-  explicit Reactor(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {
-    stream_->stub.async()->Session(&stream_->context, &stream_->request, this);
-    StartRead(&stream_->event);
-    StartCall();
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    {
-      absl::MutexLock lock(&stream_->mu);
-      if (!stream_->first_event) {
-        stream_->first_event = true;
-        stream_->session.id = stream_->event.session_id();
-        stream_->session.instance_id = stream_->event.instance_id();
-        stream_->session.server_version = stream_->event.server_version();
-      }
-      if (stream_->event.draining()) stream_->draining = true;
-    }
-    StartRead(&stream_->event);
-  }
-
-  void OnDone(const grpc::Status& status) override {
-    {
-      absl::MutexLock lock(&stream_->mu);
-      stream_->end = FromGrpc(status);
-      stream_->done = true;
-    }
-    delete this;
-  }
-
- private:
-  const std::shared_ptr<Stream> stream_;
-};
 
 SessionKeeper::SessionKeeper(std::shared_ptr<grpc::Channel> channel, Options options,
                              std::function<void(const Session&)> on_open)
@@ -113,7 +36,7 @@ SessionKeeper::~SessionKeeper() {
   {
     absl::MutexLock lock(&mu_);
     stop_ = true;
-    if (stream_) stream_->context.TryCancel();
+    if (call_ != nullptr) call_->Cancel();
   }
   thread_.join();
 }
@@ -133,7 +56,7 @@ void SessionKeeper::Suspect(uint64_t generation) {
   if (session_.id.empty() || session_.generation != generation) return;
   session_.id.clear();
   hope_until_ = Deadline::In(options_.connect_wait);
-  if (stream_) stream_->context.TryCancel();
+  if (call_ != nullptr) call_->Cancel();
 }
 
 SessionKeeper::Session SessionKeeper::current() const {
@@ -154,44 +77,44 @@ void SessionKeeper::Loop() {
 }
 
 bool SessionKeeper::RunOneSession() {
-  auto stream = std::make_shared<Stream>(channel_);
-  stream->request.set_client_name(options_.client_name);
-  stream->request.set_client_version(kVersion);
+  SessionCall call(channel_, options_.client_name);
   {
     absl::MutexLock lock(&mu_);
     if (stop_) return false;
-    stream_ = stream;
+    call_ = &call;
   }
-  new Reactor(stream);
-  const bool opened = stream->AwaitFirstEvent(options_.attempt_timeout);
+  v1::SessionEvent first;
+  const SessionCall::Next next = call.Wait(options_.attempt_timeout, &first);
+  const bool opened =
+      next == SessionCall::Next::kEvent && first.session_id().size() == kSessionIdBytes;
   if (opened) {
-    Publish(stream.get());
-    if (stream->AwaitDraining()) {
-      absl::MutexLock lock(&mu_);
-      session_.draining = true;
-    }
-  } else {
-    stream->context.TryCancel();
+    Publish(first);
+    Hold(&call);
   }
-  stream->AwaitEnd().IgnoreError();
-  Withdraw(opened, stream->Problem());
+  const absl::Status end = call.Finish();
+  Withdraw(opened, Explain(opened ? SessionCall::Next::kEnd : next, end));
   return opened;
 }
 
-void SessionKeeper::Publish(Stream* stream) {
+void SessionKeeper::Publish(const v1::SessionEvent& first) {
   Session session;
-  {
-    absl::MutexLock lock(&stream->mu);
-    session = stream->session;
-  }
-  {
-    absl::MutexLock lock(&mu_);
-    session.generation = session_.generation + 1;
-  }
+  session.id = first.session_id();
+  session.instance_id = first.instance_id();
+  session.server_version = first.server_version();
+  session.draining = first.draining();
+  session.generation = current().generation + 1;
   if (on_open_) on_open_(session);
   absl::MutexLock lock(&mu_);
   session_ = session;
   failed_ = false;
+}
+
+void SessionKeeper::Hold(SessionCall* call) {
+  v1::SessionEvent event;
+  while (call->Wait(absl::InfiniteDuration(), &event) == SessionCall::Next::kEvent) {
+    absl::MutexLock lock(&mu_);
+    if (event.draining()) session_.draining = true;
+  }
 }
 
 void SessionKeeper::Withdraw(bool was_open, absl::Status why) {
@@ -202,7 +125,7 @@ void SessionKeeper::Withdraw(bool was_open, absl::Status why) {
   session_.id.clear();
   session_.draining = false;
   last_error_ = std::move(why);
-  stream_ = nullptr;
+  call_ = nullptr;
 }
 
 bool SessionKeeper::Pause(absl::Duration pause) {

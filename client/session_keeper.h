@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/deadline.h"
+#include "client/session_call.h"
 
 namespace kvstow::client {
 
@@ -58,13 +59,12 @@ class SessionKeeper {
   absl::Status last_error() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  struct Stream;
-  class Reactor;
-
   void Loop();
   // Holds one session from its attempt to its end. False when there never was one.
   bool RunOneSession();
-  void Publish(Stream* stream) ABSL_LOCKS_EXCLUDED(mu_);
+  void Publish(const v1::SessionEvent& first) ABSL_LOCKS_EXCLUDED(mu_);
+  // Follows an open session to its end.
+  void Hold(SessionCall* call) ABSL_LOCKS_EXCLUDED(mu_);
   void Withdraw(bool was_open, absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
   // False when it is time to stop.
   bool Pause(absl::Duration pause) ABSL_LOCKS_EXCLUDED(mu_);
@@ -78,7 +78,7 @@ class SessionKeeper {
   absl::Status last_error_ ABSL_GUARDED_BY(mu_);
   bool failed_ ABSL_GUARDED_BY(mu_) = false;  // the last attempt failed: no use in waiting
   Deadline hope_until_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mu_);  // null between attempts
+  SessionCall* call_ ABSL_GUARDED_BY(mu_) = nullptr;  // what Cancel() may be called on
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread thread_;  // last: runs on all of the above

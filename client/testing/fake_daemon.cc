@@ -66,7 +66,7 @@ class FakeDaemon::Service : public v1::Kvstow::Service {
     absl::MutexLock lock(&d_.mu_);
     if (!KnownSession(request->session_id())) return Unknown("session");
     ++d_.opened_;
-    response->set_space(++d_.handle_);
+    response->set_space(d_.handle_);
     response->set_fingerprint(ToBytes(FingerprintOf(FromProto(request->spec()).value())));
     *response->mutable_limits() = d_.limits;
     return Status::OK;
@@ -263,6 +263,10 @@ void FakeDaemon::Start() {
   service_ = std::make_unique<Service>(this);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(target(), grpc::InsecureServerCredentials());
+  // Threads enough to poll while handlers stall.
+  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 2);
+  builder.SetSyncServerOption(grpc::ServerBuilder::CQ_TIMEOUT_MSEC, 3000);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 8);
   builder.RegisterService(service_.get());
   server_ = builder.BuildAndStart();
 }

@@ -71,7 +71,7 @@ class FakeDaemon {
   int instance_ ABSL_GUARDED_BY(mu_) = 0;
   int sessions_ ABSL_GUARDED_BY(mu_) = 0;
   int known_from_session_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t handle_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t handle_ ABSL_GUARDED_BY(mu_) = 1;
   int opened_ ABSL_GUARDED_BY(mu_) = 0;
   int lookups_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
