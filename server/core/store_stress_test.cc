@@ -1,0 +1,115 @@
+// Many threads at one store, for ThreadSanitizer, and for what must hold when they are done however
+// they were interleaved.
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "server/core/testing/store_fixture.h"
+
+namespace kvstow {
+namespace {
+
+constexpr int kThreads = 4;
+constexpr int kRounds = 400;
+constexpr uint32_t kDepth = 6;
+
+// One session's life: puts prompts that others put too, looks them up, reads what it finds.
+class Worker {
+ public:
+  Worker(StoreWorld& world, uint8_t number) : world_(world), session_{{number}}, random_(number) {}
+
+  void Run() {
+    for (int round = 0; round < kRounds; ++round) {
+      const std::vector<BlockKey> keys =
+          TestChain(static_cast<char>('a' + random_() % 6), 1 + random_() % kDepth);
+      switch (random_() % 8) {
+        case 0:
+        case 1:
+        case 2:
+          Put(keys);
+          break;
+        case 3:
+        case 4:
+          Read(keys);
+          break;
+        case 5:
+          world_.store.Drop(world_.space, std::vector{keys.back()});
+          break;
+        case 6:
+          world_.store.ReleaseAll(session_);
+          world_.clock.Advance(absl::Seconds(5));
+          break;
+        case 7:
+          world_.store.Maintain();
+          (void)world_.store.Snapshot();
+          (void)world_.store.Inspect(world_.space, keys.back());
+      }
+    }
+    world_.store.ReleaseAll(session_);
+  }
+
+ private:
+  void Put(const std::vector<BlockKey>& keys) {
+    const uint32_t pages = 1 + random_() % 4;
+    auto answers = world_.Reserve(TestIntents(keys), pages);
+    for (auto& answer : answers) {
+      // Now and then the client dies half-way.
+      if (random_() % 20 == 0) return;
+      if (answer.kind != Store::ReserveAnswer::Kind::kSend) continue;
+      (void)world_.Commit(std::move(answer.reservation), pages, {.raw_bytes = 1000});
+    }
+    world_.store.Lease(world_.space, keys, session_, absl::Seconds(20));
+  }
+
+  void Read(const std::vector<BlockKey>& keys) {
+    const auto match = world_.store.Lookup(world_.space, keys, session_, "r", absl::Seconds(20));
+    std::vector<Store::Pin> pins;
+    for (size_t i = 0; i < match.tiers.size(); ++i) {
+      pins.push_back(world_.store.Acquire(world_.space, 0, keys[i]));
+      if (!pins.back()) continue;  // dropped in between
+      std::vector<std::byte> bytes(pins.back().record_bytes());
+      pins.back().Read(0, bytes);
+      for (const std::byte b : bytes) ASSERT_EQ(b, static_cast<std::byte>(i));
+    }
+    if (!pins.empty() && pins.back() && random_() % 10 == 0) {
+      world_.store.ReportDamage(pins.back());
+    }
+  }
+
+  StoreWorld& world_;
+  const SessionId session_;
+  std::mt19937 random_;
+};
+
+TEST(StoreStress, EndsConsistent) {
+  StoreWorld world(40);
+  world.store.SetListener(nullptr);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&world, t] { Worker(world, static_cast<uint8_t>(t + 1)).Run(); });
+  }
+  for (std::thread& thread : threads) thread.join();
+
+  world.clock.Advance(absl::Seconds(60));
+  world.store.Maintain();
+  const StoreSnapshot snapshot = world.store.Snapshot();
+  EXPECT_EQ(snapshot.leases, 0u);
+  EXPECT_EQ(snapshot.pending_blocks, 0u);
+  EXPECT_EQ(snapshot.incomplete_blocks, 0u);
+  EXPECT_EQ(snapshot.tenants[0].leased_bytes, 0u);
+  EXPECT_EQ(snapshot.tenants[0].physical_bytes, world.tier.usage().used_bytes);
+  EXPECT_EQ(snapshot.tiers[0].blocks, snapshot.visible_blocks);
+  // Nothing is held: one record may push out everything.
+  EXPECT_EQ(world.Put(TestChain('z', 1), 40), 1u);
+  EXPECT_EQ(world.store.DropSpace(world.space), 1u);
+  EXPECT_EQ(world.used_pages(), 0u);
+  const auto totals = world.stats.totals();
+  uint64_t removed = 0;
+  for (const auto& [reason, blocks] : totals.removed_blocks) removed += blocks;
+  EXPECT_EQ(totals.stored_blocks + world.stats.removed(RemovalReason::kIncomplete), removed);
+}
+
+}  // namespace
+}  // namespace kvstow
