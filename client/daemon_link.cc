@@ -1,5 +1,6 @@
 #include "client/daemon_link.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
@@ -9,7 +10,19 @@
 
 namespace kvstow::client {
 
+namespace {
+
+// gRPC shuts itself down with its last object and may then wait ten seconds for a poller of its own.
+// A process that used it once keeps it.
+void KeepGrpcUp() {
+  static const bool kept = (grpc_init(), true);
+  static_cast<void>(kept);
+}
+
+}  // namespace
+
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
+  KeepGrpcUp();
   grpc::ChannelArguments args;
   // Back soon after a restart: the daemon is next door. A connection attempt still gets seconds.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);

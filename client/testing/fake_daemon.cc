@@ -265,7 +265,6 @@ void FakeDaemon::Start() {
   builder.AddListeningPort(target(), grpc::InsecureServerCredentials());
   // Threads enough to poll while handlers stall.
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 2);
-  builder.SetSyncServerOption(grpc::ServerBuilder::CQ_TIMEOUT_MSEC, 3000);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 8);
   builder.RegisterService(service_.get());
   server_ = builder.BuildAndStart();
