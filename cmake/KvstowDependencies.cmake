@@ -16,3 +16,7 @@ find_library(ISAL_LIBRARY isal REQUIRED)
 add_library(isal INTERFACE IMPORTED)
 target_include_directories(isal SYSTEM INTERFACE ${ISAL_INCLUDE_DIR})
 target_link_libraries(isal INTERFACE ${ISAL_LIBRARY})
+
+# By pkg-config: the library's macros decide the layout of its classes.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)

@@ -107,7 +107,9 @@ absl::StatusOr<std::vector<std::string>> Scrape(const std::string& address) {
   http.set_connection_timeout(5);
   const auto response = http.Get("/metrics");
   if (!response || response->status != 200) {
-    return absl::UnavailableError(absl::StrCat("no metrics at ", address));
+    return absl::UnavailableError(absl::StrCat(
+        "no metrics at ", address, ": ",
+        response ? absl::StrCat("HTTP ", response->status) : httplib::to_string(response.error())));
   }
   std::vector<std::string> lines;
   std::istringstream text(response->body);

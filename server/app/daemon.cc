@@ -121,8 +121,8 @@ size_t Daemon::Shutdown(absl::Duration grace) {
     parts_->stop_maintenance.Notify();
     parts_->maintenance.join();
   }
-  if (parts_->metrics != nullptr) parts_->metrics->SetGaugeSource(nullptr);
   parts_->metrics_listener.reset();
+  if (parts_->metrics != nullptr) parts_->metrics->SetGaugeSource(nullptr);
   // Work of calls that were cut off still holds parts of the store.
   if (parts_->executor != nullptr) parts_->executor->Drain();
   return cut_off;

@@ -378,10 +378,13 @@ void Metrics::SetGauges(const Gauges& g) const {
 }
 
 std::vector<prometheus::MetricFamily> Metrics::Collect() const {
+  std::function<Gauges()> source;
   {
     absl::MutexLock lock(&mu_);
-    if (source_) SetGauges(source_());
+    source = source_;
   }
+  // Outside the lock: the store reports to this object under its own.
+  if (source) SetGauges(source());
   return registry_.Collect();
 }
 

@@ -42,7 +42,8 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   explicit Metrics(MetricsConfig config);
   ~Metrics() override;
 
-  // Where gauges come from. Set before the first scrape; unset (null) before what it reads goes.
+  // Where gauges come from. Set before the first scrape; unset (null), with nobody scraping any
+  // more, before what it reads goes.
   struct Gauges {
     ServiceSnapshot service;
     uint64_t bulk_calls = 0;
