@@ -39,7 +39,7 @@ struct TileHead {
 };
 
 inline constexpr size_t kTileHeadBytes = 4;
-inline constexpr uint32_t kMaxRank = 32;  // k <= 16 for p <= 512, so r never exceeds it
+inline constexpr uint32_t kMaxRank = 32;  // k <= 22 for p <= 512, and r <= k
 inline constexpr size_t kTileAlignment = 16;
 
 // Where the parts of a coded tile's body lie, in bytes from its start. Parts that are absent have

@@ -1,5 +1,7 @@
 // The CPU behind the Codec interface: checks jobs, then hands them tile by tile to an encoder or
 // decoder that each thread keeps, so that steady state allocates nothing.
+#include <cpuid.h>
+
 #include "absl/strings/str_cat.h"
 #include "codec/codec.h"
 #include "codec/cpu/kernels.h"
@@ -85,9 +87,14 @@ class CpuCodecOn final : public Codec {
   }
 };
 
+// Not every compiler's __builtin_cpu_supports knows F16C.
+bool F16cSupported() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
 bool Avx2Supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && F16cSupported();
 }
 
 }  // namespace
