@@ -25,9 +25,9 @@ struct TypeName {
 };
 // The first name of a type is the one written.
 constexpr TypeName kTypes[] = {
-    {"<f2", NpyType::kFp16},   {"<V2", NpyType::kBf16},  {"|V2", NpyType::kBf16},
-    {"V2", NpyType::kBf16},    {"<f4", NpyType::kFp32},  {"|u1", NpyType::kUint8},
-    {"<u1", NpyType::kUint8},  {"u1", NpyType::kUint8},  {"<u2", NpyType::kUint16},
+    {"<f2", NpyType::kFp16},   {"<V2", NpyType::kBf16}, {"|V2", NpyType::kBf16},
+    {"V2", NpyType::kBf16},    {"<f4", NpyType::kFp32}, {"|u1", NpyType::kUint8},
+    {"<u1", NpyType::kUint8},  {"u1", NpyType::kUint8}, {"<u2", NpyType::kUint16},
     {"<u4", NpyType::kUint32},
 };
 
@@ -202,7 +202,8 @@ absl::Status WriteNpy(const std::string& path, const NpyArray& array) {
   auto file = FormatNpy(array);
   if (!file.ok()) return file.status();
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out.write(reinterpret_cast<const char*>(file->data()), static_cast<std::streamsize>(file->size()));
+  out.write(reinterpret_cast<const char*>(file->data()),
+            static_cast<std::streamsize>(file->size()));
   out.close();
   if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
   return absl::OkStatus();

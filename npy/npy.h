@@ -1,5 +1,5 @@
-// Reads and writes NumPy's .npy files, as far as KV caches need them: C order, versions 1 to 3, one of a
-// few element types. Format: numpy.lib.format, NEP 1.
+// Reads and writes NumPy's .npy files, as far as KV caches need them: C order, versions 1 to 3, one
+// of a few element types. Format: numpy.lib.format, NEP 1.
 //
 // All functions are thread-safe. A parser never trusts the bytes.
 #pragma once

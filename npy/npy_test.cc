@@ -92,8 +92,9 @@ TEST(Npy, RefusesMalformedFiles) {
   ExpectError(File("{'descr': '<f2', 'fortran_order': False}", ""), "no shape");
   ExpectError(File("{'descr': '<f2', 'fortran_order': False, 'shape': (2", ""), "not closed");
   ExpectError(File("{'descr': '<f2', 'fortran_order': False, 'shape': (-2,)}", ""), "numbers");
-  ExpectError(File("{'descr': '<f2', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", ""),
-              "too large");
+  ExpectError(
+      File("{'descr': '<f2', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", ""),
+      "too large");
 }
 
 TEST(Npy, RefusesToWriteWhatIsInconsistent) {
