@@ -1,7 +1,7 @@
-// Cuts the planes of a Put into chunks (message Chunk of the wire contract): many small planes share
-// one, a large plane spans several. Builds the wire form by hand, a small header followed by the data
-// where it was gathered, so that each byte is copied once between the engine and the transport;
-// protobuf would copy it twice more.
+// Cuts the planes of a Put into chunks (message Chunk of the wire contract): many small planes
+// share one, a large plane spans several. Builds the wire form by hand, a small header followed by
+// the data where it was gathered, so that each byte is copied once between the engine and the
+// transport; protobuf would copy it twice more.
 //
 // Not thread-safe.
 #pragma once

@@ -31,12 +31,15 @@ class RemoteClient : public Client {
     v1::ReleaseRequest request;
     v1::ReleaseResponse response;
     request.add_leases(lease);
-    link_->Call(DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
-      request.set_session_id(session.id);
-      grpc::ClientContext context;
-      deadline.ApplyTo(&context);
-      return Judge(link_->stub().Release(&context, request, &response));
-    }).IgnoreError();
+    link_
+        ->Call(DaemonLink::Work::kFinish, deadline,
+               [&](const DaemonLink::Session& session) {
+                 request.set_session_id(session.id);
+                 grpc::ClientContext context;
+                 deadline.ApplyTo(&context);
+                 return Judge(link_->stub().Release(&context, request, &response));
+               })
+        .IgnoreError();
   }
 
   bool Renew(LeaseHandle lease, absl::Duration ttl) override {
@@ -46,8 +49,8 @@ class RemoteClient : public Client {
     v1::RenewResponse response;
     request.add_leases(lease);
     request.set_ttl_ms(std::max<int64_t>(absl::ToInt64Milliseconds(ttl), 0));
-    const absl::Status status = link_->Call(
-        DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
+    const absl::Status status =
+        link_->Call(DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
           request.set_session_id(session.id);
           grpc::ClientContext context;
           deadline.ApplyTo(&context);

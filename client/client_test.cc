@@ -499,8 +499,7 @@ TEST_F(ClientTest, DeclinedBlocksSayWhy) {
     v1::PutRequest request;
     stream->Read(&request);
     v1::PutResponse response;
-    for (v1::Refusal refusal :
-         {v1::REFUSAL_NO_PARENT, v1::REFUSAL_FULL, v1::REFUSAL_DRAINING}) {
+    for (v1::Refusal refusal : {v1::REFUSAL_NO_PARENT, v1::REFUSAL_FULL, v1::REFUSAL_DRAINING}) {
       auto* answer = response.mutable_answers()->add_answers();
       answer->set_kind(v1::PutResponse::Answer::DECLINED);
       answer->set_refusal(refusal);

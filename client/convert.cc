@@ -72,7 +72,8 @@ absl::StatusOr<RotaryEmbedding> RotaryFromProto(const v1::RotaryEmbedding& proto
 absl::StatusOr<LayerGroup> GroupFromProto(const v1::LayerGroup& proto) {
   LayerGroup group;
   group.layers.assign(proto.layers().begin(), proto.layers().end());
-  auto kind = OneBelow("groups.kind", proto.kind(), v1::LayerGroup::Kind_MAX, LayerGroup::Kind::kKv);
+  auto kind =
+      OneBelow("groups.kind", proto.kind(), v1::LayerGroup::Kind_MAX, LayerGroup::Kind::kKv);
   if (!kind.ok()) return kind.status();
   group.kind = *kind;
   group.kv_heads = proto.kv_heads();

@@ -12,8 +12,8 @@ namespace kvstow::client {
 
 namespace {
 
-// gRPC shuts itself down with its last object and may then wait ten seconds for a poller of its own.
-// A process that used it once keeps it.
+// gRPC shuts itself down with its last object and may then wait ten seconds for a poller of its
+// own. A process that used it once keeps it.
 void KeepGrpcUp() {
   static const bool kept = (grpc_init(), true);
   static_cast<void>(kept);
@@ -40,8 +40,8 @@ DaemonLink::DaemonLink(ClientOptions options)
     : options_(std::move(options)),
       channel_(MakeChannel(options_.target)),
       stub_(v1::Kvstow::NewStub(channel_)),
-      breaker_({options_.breaker_failures, options_.breaker_cooldown,
-                options_.breaker_max_cooldown}),
+      breaker_(
+          {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       sessions_(channel_,
                 {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}

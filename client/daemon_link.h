@@ -30,8 +30,8 @@ class DaemonLink {
 
   using Session = SessionKeeper::Session;
   enum class Work {
-    kNew,      // refused at once while the daemon drains
-    kFinish,   // what a draining daemon still does
+    kNew,     // refused at once while the daemon drains
+    kFinish,  // what a draining daemon still does
   };
 
   // Makes one call, unless there is no session or the breaker is open; returns its status.

@@ -1,5 +1,6 @@
-// The time budget of one call: fixed when the call starts, shared by everything done for it. Counted
-// on the monotonic clock, so that a stepped wall clock neither kills calls nor prolongs them.
+// The time budget of one call: fixed when the call starts, shared by everything done for it.
+// Counted on the monotonic clock, so that a stepped wall clock neither kills calls nor prolongs
+// them.
 //
 // A value; thread-safe as such.
 #pragma once

@@ -44,9 +44,9 @@ absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
   if (absl::Status s = CheckLayers(request.layers, layout.layers()); !s.ok()) return s;
   GetAssembly assembly(request, blocks);
   for (size_t i = 0; i < layout.layers().size(); ++i) {
-    const bool wanted = request.layers.empty() ||
-                        std::binary_search(request.layers.begin(), request.layers.end(),
-                                           layout.layers()[i]);
+    const bool wanted =
+        request.layers.empty() ||
+        std::binary_search(request.layers.begin(), request.layers.end(), layout.layers()[i]);
     if (!wanted) continue;
     for (size_t p = layout.first_plane(i); p < layout.first_plane(i + 1); ++p) {
       assembly.planes_.push_back(&layout.planes()[p]);

@@ -1,6 +1,6 @@
-// Puts a Get call together: takes what the daemon sends in the order it comes, holds it against what
-// the wire contract promises and writes planes to the caller's memory. Trusts nothing: a lie ends
-// the call with INTERNAL, and no byte is ever written outside a destination.
+// Puts a Get call together: takes what the daemon sends in the order it comes, holds it against
+// what the wire contract promises and writes planes to the caller's memory. Trusts nothing: a lie
+// ends the call with INTERNAL, and no byte is ever written outside a destination.
 //
 // Not thread-safe; callbacks run on the calling thread.
 #pragma once
@@ -26,8 +26,8 @@ class GetAssembly {
   // there are fewer.
   using Read = absl::FunctionRef<bool(std::byte* to, size_t length)>;
 
-  // Both outlive the assembly. INVALID_ARGUMENT when the request names layers that the shard does not
-  // have, or not in ascending order, or has no destination.
+  // Both outlive the assembly. INVALID_ARGUMENT when the request names layers that the shard does
+  // not have, or not in ascending order, or has no destination.
   static absl::StatusOr<GetAssembly> Create(const PlaneLayout& layout,
                                             const GetBlocksRequest& request, size_t blocks);
 

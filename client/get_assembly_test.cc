@@ -255,7 +255,10 @@ v1::GetResponse Twisted(const std::function<void(v1::Chunk*)>& twist) {
 INSTANTIATE_TEST_SUITE_P(
     Lies, LieTest,
     ::testing::Values(
-        Lie{"SecondAnswers", [] { return Answers({true, true, true}); }},
+        Lie{"SecondAnswers",
+            [] {
+              return Answers({true, true, true});
+            }},
         Lie{"WrongBlock", [] { return Plane(0, 0, 0); }},
         Lie{"BlockNotFound", [] { return Plane(0, 0, 2); }},
         Lie{"BlockOutOfRange", [] { return Plane(0, 0, 4000000000); }},

@@ -12,8 +12,8 @@
 namespace kvstow::client {
 namespace {
 
-using google::protobuf::io::CodedInputStream;
 using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
 
 constexpr uint32_t Tag(int field) { return (field << 3) | 2; }  // length-delimited
 

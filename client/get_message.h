@@ -1,5 +1,5 @@
-// Reads one GetResponse off the wire into a GetAssembly: plane bytes go from the transport's buffers
-// to their destination in one copy, without a protobuf message in between.
+// Reads one GetResponse off the wire into a GetAssembly: plane bytes go from the transport's
+// buffers to their destination in one copy, without a protobuf message in between.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -9,8 +9,8 @@
 
 namespace kvstow::client {
 
-// Takes the message apart as a protobuf parser would, except that a chunk's segments must come before
-// its data. INTERNAL when the bytes are no such message, else as GetAssembly.
+// Takes the message apart as a protobuf parser would, except that a chunk's segments must come
+// before its data. INTERNAL when the bytes are no such message, else as GetAssembly.
 absl::Status TakeGetResponse(grpc::ByteBuffer* message, GetAssembly* assembly);
 
 }  // namespace kvstow::client

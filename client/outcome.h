@@ -22,8 +22,8 @@ struct Outcome {
 
 absl::Status FromGrpc(const grpc::Status& status);
 
-// The verdict that a status from the transport or the daemon speaks. INVALID_ARGUMENT is the caller's
-// own doing; CANCELLED too, a daemon that goes away makes UNAVAILABLE.
+// The verdict that a status from the transport or the daemon speaks. INVALID_ARGUMENT is the
+// caller's own doing; CANCELLED too, a daemon that goes away makes UNAVAILABLE.
 Outcome::Verdict VerdictOf(const absl::Status& status);
 
 inline Outcome Judge(absl::Status status) {

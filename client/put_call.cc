@@ -44,11 +44,7 @@ class PutCall {
  public:
   PutCall(const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
           const Deadline& deadline, PutBlocksResult* result)
-      : layout_(layout),
-        request_(request),
-        blocks_(blocks),
-        deadline_(deadline),
-        result_(*result) {
+      : layout_(layout), request_(request), blocks_(blocks), deadline_(deadline), result_(*result) {
     deadline.ApplyTo(&context_);
   }
 
@@ -56,8 +52,8 @@ class PutCall {
     const absl::Duration budget = deadline_.remaining();
     stream_ = StartPut(channel, &context_);
     absl::Status problem = Talk(handle);
-    // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already, and
-    // cancelling would hide why.
+    // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already,
+    // and cancelling would hide why.
     if (!problem.ok() && !absl::IsAborted(problem)) context_.TryCancel();
     const grpc::Status end = stream_->Finish();
     // The transport's word explains a stream that broke; ours explains why we ended it.

@@ -19,9 +19,8 @@ std::unique_ptr<PutStream> StartPut(grpc::Channel* channel, grpc::ClientContext*
 std::unique_ptr<GetStream> StartGet(grpc::Channel* channel, grpc::ClientContext* context,
                                     const google::protobuf::MessageLite& request) {
   const RpcMethod method("/kvstow.v1.Kvstow/Get", RpcMethod::SERVER_STREAMING);
-  return std::unique_ptr<GetStream>(
-      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(channel, method, context,
-                                                                    Serialize(request)));
+  return std::unique_ptr<GetStream>(grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(
+      channel, method, context, Serialize(request)));
 }
 
 grpc::ByteBuffer Serialize(const google::protobuf::MessageLite& message) {

@@ -3,8 +3,8 @@
 // underneath.
 #pragma once
 
-#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/channel.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/sync_stream.h>
 
 #include <memory>

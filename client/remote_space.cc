@@ -82,9 +82,8 @@ Outcome RemoteSpace::CallOn(const Session& session, const Deadline& deadline, Ha
 }
 
 absl::Status RemoteSpace::Call(DaemonLink::Work work, const Deadline& deadline, HandleCall call) {
-  return link_->Call(work, deadline, [&](const Session& session) {
-    return CallOn(session, deadline, call);
-  });
+  return link_->Call(work, deadline,
+                     [&](const Session& session) { return CallOn(session, deadline, call); });
 }
 
 Match RemoteSpace::Lookup(std::span<const BlockKey> keys, const LookupOptions& options) {
@@ -171,14 +170,13 @@ absl::StatusOr<uint64_t> RemoteSpace::Drop(const v1::DropRequest& what) {
   const auto deadline = Deadline::In(link_->options().control_deadline);
   v1::DropRequest request = what;
   v1::DropResponse response;
-  absl::Status status =
-      Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
-        request.set_session_id(handle.session_id);
-        request.set_space(handle.space);
-        grpc::ClientContext context;
-        deadline.ApplyTo(&context);
-        return Judge(link_->stub().Drop(&context, request, &response));
-      });
+  absl::Status status = Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
+    request.set_session_id(handle.session_id);
+    request.set_space(handle.space);
+    grpc::ClientContext context;
+    deadline.ApplyTo(&context);
+    return Judge(link_->stub().Drop(&context, request, &response));
+  });
   if (!status.ok()) return status;
   return response.dropped_blocks();
 }

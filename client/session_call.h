@@ -1,5 +1,5 @@
-// One Session stream, read with timeouts on one thread. On a completion queue of its own rather than
-// gRPC's callbacks: 1.51 now and then aborts in their shared queue when channels come and go.
+// One Session stream, read with timeouts on one thread. On a completion queue of its own rather
+// than gRPC's callbacks: 1.51 now and then aborts in their shared queue when channels come and go.
 //
 // Thread-compatible, but for Cancel(), which any thread may call.
 #pragma once

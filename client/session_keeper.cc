@@ -48,7 +48,8 @@ absl::StatusOr<SessionKeeper::Session> SessionKeeper::Get(const Deadline& deadli
   };
   mu_.AwaitWithTimeout(absl::Condition(&decided), deadline.EarlierOf(hope_until_).remaining());
   if (!session_.id.empty()) return session_;
-  return absl::UnavailableError(absl::StrCat("no session with the daemon: ", last_error_.message()));
+  return absl::UnavailableError(
+      absl::StrCat("no session with the daemon: ", last_error_.message()));
 }
 
 void SessionKeeper::Suspect(uint64_t generation) {

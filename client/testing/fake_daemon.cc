@@ -181,8 +181,8 @@ class FakeDaemon::Service : public v1::Kvstow::Service {
     for (const v1::BlockIntent& intent : announce.blocks()) {
       const bool exists = d_.store_.contains(intent.key());
       sent->push_back(!exists);
-      response.mutable_answers()->add_answers()->set_kind(
-          exists ? v1::PutResponse::Answer::EXISTS : v1::PutResponse::Answer::SEND);
+      response.mutable_answers()->add_answers()->set_kind(exists ? v1::PutResponse::Answer::EXISTS
+                                                                 : v1::PutResponse::Answer::SEND);
     }
     return response;
   }
@@ -282,9 +282,7 @@ void FakeDaemon::Stop() {
 
 grpc::Status FakeDaemon::Stall(grpc::ServerContext* context) {
   absl::MutexLock lock(&mu_);
-  const auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    return stopping_;
-  };
+  const auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; };
   while (!context->IsCancelled() && !mu_.AwaitWithTimeout(absl::Condition(&over), kPoll)) {
   }
   return grpc::Status(grpc::StatusCode::CANCELLED, "stalled");

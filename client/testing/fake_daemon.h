@@ -1,5 +1,6 @@
-// A scripted kvstow daemon on a Unix socket in a temporary folder, for tests. By default it behaves:
-// it keeps raw planes in memory and serves them back. Hooks make any single call misbehave.
+// A scripted kvstow daemon on a Unix socket in a temporary folder, for tests. By default it
+// behaves: it keeps raw planes in memory and serves them back. Hooks make any single call
+// misbehave.
 //
 // Thread-safe, except that hooks are set while no call is under way.
 #pragma once
@@ -42,8 +43,8 @@ class FakeDaemon {
   // A hook that answers nothing until the client gives up or the daemon stops.
   grpc::Status Stall(grpc::ServerContext* context);
 
-  // As kill and start: connections break, the store, sessions and handles are gone, and the instance
-  // is another.
+  // As kill and start: connections break, the store, sessions and handles are gone, and the
+  // instance is another.
   void Stop();
   void Start();
   // Sessions are told that the daemon drains.

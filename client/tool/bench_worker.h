@@ -1,0 +1,75 @@
+// One thread of a load test: puts prompts of its own, looks them up, gets them.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "client/kvstow/client.h"
+#include "client/tool/bench_data.h"
+#include "client/tool/connection.h"
+
+namespace kvstow::tool {
+
+enum class BenchOp { kPut, kGet, kLookup };
+inline constexpr std::array<const char*, 3> kBenchOpNames = {"put", "get", "lookup"};
+
+// What one kind of operation did.
+struct BenchTally {
+  std::vector<double> seconds;  // of each operation that succeeded
+  uint64_t bytes = 0;           // raw KV moved
+  uint64_t failures = 0;        // errors and, for gets and lookups, what should have been there
+  uint64_t declined_blocks = 0;
+
+  void Add(const BenchTally& other);
+};
+
+struct BenchTotals {
+  std::array<BenchTally, 3> ops;
+  uint64_t stored_blocks = 0, stored_raw_bytes = 0, record_bytes = 0;
+  // Sums over stored blocks, to be divided by their number.
+  double k_bits = 0, v_bits = 0, k_nmse = 0, k_centred = 0, v_nmse = 0, v_centred = 0;
+  std::string first_error;
+
+  void Add(const BenchTotals& other);
+};
+
+// Not thread-safe; workers share the data and the counter of operations only.
+class BenchWorker {
+ public:
+  struct Plan {
+    std::vector<BenchOp> mix;
+    uint32_t blocks = 0;  // a prompt
+    std::chrono::steady_clock::time_point end;
+    uint64_t max_ops = 0;  // of all workers together; 0 for no limit
+  };
+
+  BenchWorker(const Connection& connection, const PlaneLayout& layout, const BenchData* data,
+              Plan plan, uint32_t seed);
+
+  // Until the plan's end.
+  void Run(std::atomic<uint64_t>* ops);
+  const BenchTotals& totals() const { return totals_; }
+
+ private:
+  BenchTally& tally(BenchOp op) { return totals_.ops[static_cast<size_t>(op)]; }
+  void Note(const absl::Status& status);
+  void Put();
+  void Get();
+  void Lookup();
+  void CountStored(const PutBlocksResult& result);
+
+  const Plan plan_;
+  const BenchData& data_;
+  const std::unique_ptr<Client> client_;
+  std::shared_ptr<Space> space_;
+  std::mt19937 random_;
+  std::deque<std::vector<BlockKey>> stored_;  // prompts put lately
+  std::vector<std::byte> scratch_;
+  BenchTotals totals_;
+};
+
+}  // namespace kvstow::tool

@@ -1,0 +1,92 @@
+#include "client/tool/connection.h"
+
+#include <stdlib.h>
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "client/convert.h"
+#include "client/daemon_link.h"
+#include "client/outcome.h"
+#include "client/tool/exit_code.h"
+
+namespace kvstow::tool {
+
+Connection::Connection() {
+  const char* from_environment = getenv("KVSTOW_TARGET");
+  target = from_environment != nullptr ? from_environment : ClientOptions().target;
+}
+
+void Connection::AddFlags(FlagSet* flags) {
+  flags->Group("Connection");
+  flags->Add("target", &target,
+             "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
+  flags->Add("deadline", &deadline, "Longest that a call may take, 500ms or 30s say");
+}
+
+std::unique_ptr<Client> Connection::MakeClient() const {
+  ClientOptions options;
+  options.target = target;
+  options.client_name = "kvstow";
+  options.lookup_deadline = options.get_deadline = options.put_deadline = deadline;
+  options.control_deadline = options.connect_wait = deadline;
+  return Client::Create(options);
+}
+
+std::shared_ptr<grpc::Channel> Connection::MakeChannel() const {
+  return client::MakeChannel(target);
+}
+
+SpaceSession::SpaceSession(std::shared_ptr<grpc::Channel> channel)
+    : stub_(channel), keeper_(channel, {.client_name = "kvstow", .connect_wait = absl::Hours(1)}) {}
+
+absl::StatusOr<std::unique_ptr<SpaceSession>> SpaceSession::Open(const Connection& connection,
+                                                                 const SpaceSpec& spec,
+                                                                 const Shard& shard) {
+  const client::Deadline deadline = connection.Deadline();
+  std::unique_ptr<SpaceSession> session(new SpaceSession(connection.MakeChannel()));
+  auto current = session->keeper_.Get(deadline);
+  if (!current.ok()) return current.status();
+  session->session_id_ = current->id;
+  if (absl::Status s = session->OpenSpace(deadline, spec, shard); !s.ok()) return s;
+  return session;
+}
+
+absl::Status SpaceSession::OpenSpace(const client::Deadline& deadline, const SpaceSpec& spec,
+                                     const Shard& shard) {
+  v1::OpenSpaceRequest request;
+  v1::OpenSpaceResponse response;
+  request.set_session_id(session_id_);
+  *request.mutable_spec() = client::ToProto(spec);
+  *request.mutable_shard() = client::ToProto(shard);
+  grpc::ClientContext context;
+  deadline.ApplyTo(&context);
+  absl::Status status = client::FromGrpc(stub_.OpenSpace(&context, request, &response));
+  space_ = response.space();
+  return status;
+}
+
+int Complain(const absl::Status& status, const Connection& connection) {
+  const std::string message(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      std::fprintf(stderr,
+                   "kvstow: no daemon at %s: start kvstowd, or say where it listens with --target "
+                   "or $KVSTOW_TARGET\n  (%s)\n",
+                   connection.target.c_str(), message.c_str());
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      std::fprintf(stderr,
+                   "kvstow: the daemon at %s did not answer within %s: look at its logs, or give "
+                   "it more time with --deadline\n  (%s)\n",
+                   connection.target.c_str(), absl::FormatDuration(connection.deadline).c_str(),
+                   message.c_str());
+      break;
+    default:
+      std::fprintf(stderr, "kvstow: %s: %s\n", absl::StatusCodeToString(status.code()).c_str(),
+                   message.c_str());
+  }
+  return kExitFailed;
+}
+
+}  // namespace kvstow::tool

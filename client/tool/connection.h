@@ -1,0 +1,58 @@
+// How the tool reaches the daemon, and how it tells what went wrong.
+#pragma once
+
+#include <grpcpp/channel.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/deadline.h"
+#include "client/kvstow/client.h"
+#include "client/session_keeper.h"
+#include "client/tool/flag_set.h"
+#include "kvstow/v1/kvstow.grpc.pb.h"
+
+namespace kvstow::tool {
+
+struct Connection {
+  std::string target;                           // $KVSTOW_TARGET, else the default socket
+  absl::Duration deadline = absl::Seconds(30);  // of each call
+
+  Connection();
+  void AddFlags(FlagSet* flags);
+
+  // Waits for the daemon as long as each call may take.
+  std::unique_ptr<Client> MakeClient() const;
+  std::shared_ptr<grpc::Channel> MakeChannel() const;
+  client::Deadline Deadline() const { return client::Deadline::In(deadline); }
+};
+
+// A session and an open space for calls that the worker library does not offer.
+class SpaceSession {
+ public:
+  static absl::StatusOr<std::unique_ptr<SpaceSession>> Open(const Connection& connection,
+                                                            const SpaceSpec& spec,
+                                                            const Shard& shard);
+
+  v1::Kvstow::Stub& stub() { return stub_; }
+  const std::string& session_id() const { return session_id_; }
+  uint64_t space() const { return space_; }
+
+ private:
+  explicit SpaceSession(std::shared_ptr<grpc::Channel> channel);
+  absl::Status OpenSpace(const client::Deadline& deadline, const SpaceSpec& spec,
+                         const Shard& shard);
+
+  v1::Kvstow::Stub stub_;
+  client::SessionKeeper keeper_;
+  std::string session_id_;
+  uint64_t space_ = 0;
+};
+
+// Prints what failed and what to do about it; returns the exit code.
+int Complain(const absl::Status& status, const Connection& connection);
+
+}  // namespace kvstow::tool
