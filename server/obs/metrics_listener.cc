@@ -1,7 +1,9 @@
 #include "server/obs/metrics_listener.h"
 
 #include <exception>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "prometheus/exposer.h"
@@ -19,7 +21,10 @@ absl::StatusOr<std::unique_ptr<MetricsListener>> MetricsListener::Start(
   }
   // The library throws when it cannot bind.
   try {
-    listener->exposer_ = std::make_unique<prometheus::Exposer>(address);
+    // A scraper that stops reading is given up, so that it holds up neither others nor the
+    // shutdown.
+    listener->exposer_ = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
+        "listening_ports", address, "num_threads", "4", "request_timeout_ms", "5000"});
   } catch (const std::exception& e) {
     return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address, ": ", e.what(),
                                                ". Is the port taken? See --metrics"));

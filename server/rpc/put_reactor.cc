@@ -139,8 +139,9 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void SendResults() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const auto put = put_;
     finish_.Finish([&] {
-      Record(absl::StatusCode::kOk, put_);
+      Record(absl::StatusCode::kOk, put);
       StartWriteAndFinish(&results_, grpc::WriteOptions(), grpc::Status::OK);
     });
   }

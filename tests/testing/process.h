@@ -1,0 +1,40 @@
+// A child process of a test: started, fed, signalled, reaped; never left behind.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kvstow::testing {
+
+class Process {
+ public:
+  // argv[0] is looked up in PATH. Standard output and error go to `output_file`, input comes from
+  // `input_file`; /dev/null where empty.
+  explicit Process(const std::vector<std::string>& argv, const std::string& output_file = "",
+                   const std::string& input_file = "");
+  // Kills what still runs.
+  ~Process();
+  Process(const Process&) = delete;
+
+  pid_t pid() const { return pid_; }
+  void Signal(int signal) const { kill(pid_, signal); }
+  // Exit status, or 128 + the signal that ended it. Blocks.
+  int Wait();
+  bool running() const { return pid_ > 0 && !status_; }
+
+ private:
+  pid_t pid_ = -1;
+  std::optional<int> status_;
+};
+
+// True when `program` is in PATH.
+bool IsInPath(const std::string& program);
+std::string ReadFile(const std::string& path);
+// TCP ports that a process listens at, from /proc.
+std::vector<int> ListeningPorts(pid_t pid);
+
+}  // namespace kvstow::testing
