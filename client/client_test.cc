@@ -430,7 +430,7 @@ TEST_F(ClientTest, StalledSessionOrOpenSpaceReturnsByTheDeadline) {
   Connect();
   const Stopwatch watch;
   EXPECT_EQ(space_->Lookup(keys_, {.deadline = kShort}).status.code(),
-            absl::StatusCode::kUnavailable);
+            absl::StatusCode::kDeadlineExceeded);
   EXPECT_LT(watch.elapsed(), kShort + kSlack);
 }
 

@@ -48,6 +48,9 @@ absl::StatusOr<SessionKeeper::Session> SessionKeeper::Get(const Deadline& deadli
   };
   mu_.AwaitWithTimeout(absl::Condition(&decided), deadline.EarlierOf(hope_until_).remaining());
   if (!session_.id.empty()) return session_;
+  if (!failed_ && deadline.expired()) {
+    return absl::DeadlineExceededError("the daemon did not open a session in time");
+  }
   return absl::UnavailableError(
       absl::StrCat("no session with the daemon: ", last_error_.message()));
 }

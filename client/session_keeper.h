@@ -47,8 +47,8 @@ class SessionKeeper {
   // Ends the session.
   ~SessionKeeper();
 
-  // The session. Waits for it while there is reason to hope, at most until the deadline;
-  // UNAVAILABLE with what went wrong else.
+  // The session. Waits for it while there is reason to hope: DEADLINE_EXCEEDED when that takes too
+  // long, UNAVAILABLE with what went wrong when there is no reason.
   absl::StatusOr<Session> Get(const Deadline& deadline) ABSL_LOCKS_EXCLUDED(mu_);
 
   // The daemon does not know this session: another one is needed.

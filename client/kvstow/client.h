@@ -4,14 +4,13 @@
 // Two promises hold for every call:
 // - It returns by its deadline, whatever the daemon does: absent, stalled, killed, restarted,
 // wrong.
+//   Only time spent in the caller's own callbacks comes on top.
 // - Trouble costs a recompute and nothing else. Lookup answers "no match", GetBlocks "not these
-// blocks",
-//   PutBlocks "not stored"; `status` beside the answer says why, for logs. Only OpenSpace fails,
-//   and only for a spec that can never work.
+//   blocks", PutBlocks "not stored"; `status` beside the answer says why, for logs. Only OpenSpace
+//   fails, and only for a spec that can never work.
 // Memory handed to a call is not touched after the call returns.
 //
-// Thread safety: Client and Space may be used from any number of threads. Neither outlives its
-// Client.
+// Thread safety: Client and Space may be used from any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -103,7 +102,9 @@ struct PutBlocksResult {
   enum class Outcome { kNotStored, kStored, kExisted };
   struct Block {
     Outcome outcome = Outcome::kNotStored;
-    std::string refusal;  // why the daemon declined: "full", "no_parent", ...
+    // Why it was declined: "full", "no_parent", ...; "over_call_limit" for blocks beyond what the
+    // daemon takes in one call.
+    std::string refusal;
     uint64_t record_bytes = 0;
     Fidelity k, v;  // of kStored
   };
@@ -118,7 +119,7 @@ struct PutBlocksResult {
 
 struct GetBlocksRequest {
   std::vector<BlockKey> keys;
-  std::vector<uint32_t> layers;  // model layer numbers, ascending; empty for all of the shard
+  std::vector<uint32_t> layers = {};  // model layer numbers, ascending; empty for all of the shard
   // Where one plane of block keys[block] goes: plane.raw_bytes bytes. Called on the caller's
   // thread. An empty span skips the plane.
   std::function<std::span<std::byte>(const PlaneSpec& plane, size_t block)> destination;
@@ -130,7 +131,7 @@ struct GetBlocksRequest {
 
 struct GetBlocksResult {
   // keys[0, usable) were written completely, every plane checked against its checksum. Whatever was
-  // written for later blocks is not to be used.
+  // written for later blocks is not to be used. DATA_LOSS: the daemon found a block damaged.
   size_t usable = 0;
   uint64_t received_bytes = 0;
   absl::Status status;
@@ -150,8 +151,10 @@ class Space {
                                      const PromptContext& context = {},
                                      std::span<const std::string> extras = {}) const = 0;
 
+  // Matches at most the daemon's limit of keys a call, 8,192.
   virtual Match Lookup(std::span<const BlockKey> keys, const LookupOptions& options = {}) = 0;
   virtual PutBlocksResult PutBlocks(const PutBlocksRequest& request) = 0;
+  // Gets at most the daemon's limit of blocks a call; `usable` tells.
   virtual GetBlocksResult GetBlocks(const GetBlocksRequest& request) = 0;
 
   // How many blocks went, descendants included.

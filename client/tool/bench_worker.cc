@@ -9,6 +9,8 @@ namespace {
 // Prompts that a worker remembers; older ones may be evicted by now.
 constexpr size_t kRemembered = 8;
 
+constexpr char kEvicted[] = "evicted before it was asked for again: the tier is too small";
+
 using Clock = std::chrono::steady_clock;
 
 double Since(Clock::time_point start) {
@@ -116,7 +118,7 @@ void BenchWorker::Get() {
     return;
   }
   ++tally(BenchOp::kGet).failures;
-  Note(result.status.ok() ? absl::NotFoundError("a block went away") : result.status);
+  Note(result.status.ok() ? absl::NotFoundError(kEvicted) : result.status);
 }
 
 void BenchWorker::Lookup() {
@@ -130,7 +132,7 @@ void BenchWorker::Lookup() {
     return;
   }
   ++tally(BenchOp::kLookup).failures;
-  Note(match.status.ok() ? absl::NotFoundError("a block went away") : match.status);
+  Note(match.status.ok() ? absl::NotFoundError(kEvicted) : match.status);
 }
 
 }  // namespace kvstow::tool

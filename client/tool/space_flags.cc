@@ -42,6 +42,7 @@ absl::Status Pick(const std::optional<uint32_t>& flag, const std::optional<uint3
 }  // namespace
 
 void SpaceFlags::Add(FlagSet* flags) {
+  flags_ = flags;
   flags->Group("Space (--space, or the fields one by one)");
   flags->Add("space", &file_, "File with a kvstow.v1.SpaceSpec in protobuf text form");
   flags->Add("model", &model, "Name of the model");
@@ -76,7 +77,21 @@ void SpaceFlags::Add(FlagSet* flags) {
   flags->Add("layer_count", &layer_count_, "Layers of a pipeline stage; 0 for all");
 }
 
+absl::Status SpaceFlags::CheckFileAlone() const {
+  for (const char* name :
+       {"model",       "revision",  "layers",       "kv_heads", "k_dim",    "v_dim",
+        "dtype",       "window",    "block_tokens", "inv_freq", "pairing",  "rotary_offset",
+        "codec",       "bits",      "k_bits",       "v_bits",   "shrinker", "max_relative_error",
+        "keep_rotary", "open_loop", "key_scheme"}) {
+    if (flags_->given(name)) {
+      return Usage(absl::StrCat("--space says everything about the space; leave out --", name));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SpaceSpec> SpaceFlags::FromFile() const {
+  if (absl::Status s = CheckFileAlone(); !s.ok()) return s;
   std::ifstream in(file_);
   std::stringstream text;
   text << in.rdbuf();

@@ -29,10 +29,12 @@ class SpaceFlags {
 
  private:
   absl::StatusOr<SpaceSpec> FromFile() const;
+  absl::Status CheckFileAlone() const;
   absl::Status FillGroup(const Known& known, LayerGroup* group) const;
   absl::StatusOr<std::optional<RotaryEmbedding>> Rotary() const;
   CodecSettings Codec() const;
 
+  const FlagSet* flags_ = nullptr;  // where Add() declared them; tells which were given
   std::string file_;
   std::string revision_, key_scheme_;
   std::optional<uint32_t> layers_, kv_heads_, k_dim_, v_dim_;

@@ -1,0 +1,34 @@
+# Installs the worker library as the CMake package kvstow with the target kvstow::client.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kvstow)
+
+# Headers of this tree are found differently once installed.
+foreach(target kvstow_options kvstow_proto)
+  get_target_property(includes ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  set_target_properties(${target} PROPERTIES
+    INTERFACE_INCLUDE_DIRECTORIES "$<BUILD_INTERFACE:${includes}>"
+    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "")
+endforeach()
+set_target_properties(kvstow_proto PROPERTIES
+  INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "$<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/proto>")
+target_include_directories(kvstow_client INTERFACE
+  $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+  $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/kvstow>)
+set_target_properties(kvstow_client PROPERTIES EXPORT_NAME client)
+
+install(TARGETS kvstow_client kvstow_space kvstow_proto kvstow_options EXPORT kvstowTargets
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT client)
+install(EXPORT kvstowTargets NAMESPACE kvstow:: DESTINATION ${package_dir} COMPONENT client)
+install(FILES kvstow/client.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/space
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client
+        FILES_MATCHING PATTERN "*.h")
+configure_package_config_file(kvstowConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/kvstowConfig.cmake
+                              INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/kvstowConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/kvstowConfig.cmake
+              ${CMAKE_CURRENT_BINARY_DIR}/kvstowConfigVersion.cmake
+        DESTINATION ${package_dir} COMPONENT client)
