@@ -26,7 +26,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
   grpc::ChannelArguments args;
   // Back soon after a restart: the daemon is next door. A connection attempt still gets seconds.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -39,6 +39,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
 DaemonLink::DaemonLink(ClientOptions options)
     : options_(std::move(options)),
       channel_(MakeChannel(options_.target)),
+      put_channel_(MakeChannel(options_.target)),
       stub_(v1::Kvstow::NewStub(channel_)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),

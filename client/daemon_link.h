@@ -39,6 +39,9 @@ class DaemonLink {
                     absl::FunctionRef<Outcome(const Session&)> call);
 
   grpc::Channel* channel() { return channel_.get(); }
+  // A connection of its own: what a Put leaves in the socket of a stopped daemon must not stand in
+  // the way of other calls' requests.
+  const std::shared_ptr<grpc::Channel>& put_channel() { return put_channel_; }
   v1::Kvstow::Stub& stub() { return *stub_; }
   const ClientOptions& options() const { return options_; }
   SessionKeeper& sessions() { return sessions_; }
@@ -50,6 +53,7 @@ class DaemonLink {
 
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
+  const std::shared_ptr<grpc::Channel> put_channel_;
   const std::unique_ptr<v1::Kvstow::Stub> stub_;
   CircuitBreaker breaker_;
 

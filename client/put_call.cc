@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/chunk_writer.h"
 #include "client/convert.h"
+#include "client/put_stream.h"
 #include "client/raw_stream.h"
 #include "kvstow/v1/kvstow.pb.h"
 
@@ -44,17 +45,19 @@ class PutCall {
  public:
   PutCall(const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
           const Deadline& deadline, PutBlocksResult* result)
-      : layout_(layout), request_(request), blocks_(blocks), deadline_(deadline), result_(*result) {
-    deadline.ApplyTo(&context_);
-  }
+      : layout_(layout),
+        request_(request),
+        blocks_(blocks),
+        deadline_(deadline),
+        result_(*result) {}
 
-  Outcome Run(grpc::Channel* channel, const SpaceHandle& handle) {
+  Outcome Run(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle) {
     const absl::Duration budget = deadline_.remaining();
-    stream_ = StartPut(channel, &context_);
+    stream_ = std::make_unique<PutStream>(std::move(channel), deadline_);
     absl::Status problem = Talk(handle);
     // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already,
     // and cancelling would hide why.
-    if (!problem.ok() && !absl::IsAborted(problem)) context_.TryCancel();
+    if (!problem.ok() && !absl::IsAborted(problem)) stream_->Cancel();
     const grpc::Status end = stream_->Finish();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
@@ -195,7 +198,6 @@ class PutCall {
   const Deadline deadline_;
   PutBlocksResult& result_;
 
-  grpc::ClientContext context_;
   std::unique_ptr<PutStream> stream_;
   std::vector<size_t> wanted_;
   bool asked_source_ = false;
@@ -205,10 +207,10 @@ class PutCall {
 
 }  // namespace
 
-Outcome RunPut(grpc::Channel* channel, const SpaceHandle& handle, const PlaneLayout& layout,
-               const PutBlocksRequest& request, size_t blocks, const Deadline& deadline,
-               PutBlocksResult* result) {
-  return PutCall(layout, request, blocks, deadline, result).Run(channel, handle);
+Outcome RunPut(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
+               const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
+               const Deadline& deadline, PutBlocksResult* result) {
+  return PutCall(layout, request, blocks, deadline, result).Run(std::move(channel), handle);
 }
 
 }  // namespace kvstow::client

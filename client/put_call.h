@@ -16,8 +16,8 @@ namespace kvstow::client {
 // Puts the first `blocks` keys of the request and fills `result` but for its status. Returns by the
 // deadline, except for the time that request.source itself takes. FAILED_PRECONDITION means
 // that nothing was asked of `source` yet and the call may be made again with another handle.
-Outcome RunPut(grpc::Channel* channel, const SpaceHandle& handle, const PlaneLayout& layout,
-               const PutBlocksRequest& request, size_t blocks, const Deadline& deadline,
-               PutBlocksResult* result);
+Outcome RunPut(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
+               const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
+               const Deadline& deadline, PutBlocksResult* result);
 
 }  // namespace kvstow::client

@@ -9,13 +9,6 @@ namespace kvstow::client {
 
 using grpc::internal::RpcMethod;
 
-std::unique_ptr<PutStream> StartPut(grpc::Channel* channel, grpc::ClientContext* context) {
-  const RpcMethod method("/kvstow.v1.Kvstow/Put", RpcMethod::BIDI_STREAMING);
-  return std::unique_ptr<PutStream>(
-      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
-          channel, method, context));
-}
-
 std::unique_ptr<GetStream> StartGet(grpc::Channel* channel, grpc::ClientContext* context,
                                     const google::protobuf::MessageLite& request) {
   const RpcMethod method("/kvstow.v1.Kvstow/Get", RpcMethod::SERVER_STREAMING);

@@ -1,6 +1,5 @@
-// Put and Get streams that carry serialised messages, so that bulk bytes pass protobuf by
-// (chunk_writer.h, get_message.h). The only place that uses what gRPC's generated stubs use
-// underneath.
+// The Get stream, which carries serialised messages so that bulk bytes pass protobuf by
+// (get_message.h). The only place that uses what gRPC's generated stubs use underneath.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -15,11 +14,9 @@ class MessageLite;
 
 namespace kvstow::client {
 
-using PutStream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
 using GetStream = grpc::ClientReader<grpc::ByteBuffer>;
 
 // `context` outlives the stream.
-std::unique_ptr<PutStream> StartPut(grpc::Channel* channel, grpc::ClientContext* context);
 std::unique_ptr<GetStream> StartGet(grpc::Channel* channel, grpc::ClientContext* context,
                                     const google::protobuf::MessageLite& request);
 

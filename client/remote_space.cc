@@ -128,7 +128,7 @@ PutBlocksResult RemoteSpace::PutBlocks(const PutBlocksRequest& request) {
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
     }
-    return RunPut(link_->channel(), handle, layout_, request, blocks, deadline, &result);
+    return RunPut(link_->put_channel(), handle, layout_, request, blocks, deadline, &result);
   });
   for (const PutBlocksResult::Block& block : result.blocks) {
     result.stored += block.outcome == PutBlocksResult::Outcome::kStored;

@@ -48,7 +48,7 @@ absl::StatusOr<SessionKeeper::Session> SessionKeeper::Get(const Deadline& deadli
   };
   mu_.AwaitWithTimeout(absl::Condition(&decided), deadline.EarlierOf(hope_until_).remaining());
   if (!session_.id.empty()) return session_;
-  if (!failed_ && deadline.expired()) {
+  if (!failed_ && !stop_) {
     return absl::DeadlineExceededError("the daemon did not open a session in time");
   }
   return absl::UnavailableError(

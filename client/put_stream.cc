@@ -1,0 +1,139 @@
+#include "client/put_stream.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include <utility>
+
+#include "client/graveyard.h"
+
+namespace kvstow::client {
+namespace {
+
+constexpr char kMethod[] = "/kvstow.v1.Kvstow/Put";
+
+gpr_timespec Until(const Deadline& deadline) {
+  return gpr_time_add(
+      gpr_now(GPR_CLOCK_MONOTONIC),
+      gpr_time_from_nanos(absl::ToInt64Nanoseconds(deadline.remaining()), GPR_TIMESPAN));
+}
+
+}  // namespace
+
+// Everything that gRPC refers to while operations are pending. One operation at a time.
+class PutStream::Call : public Buried {
+ public:
+  Call(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline)
+      : channel_(channel), stub_(std::move(channel)) {
+    deadline.ApplyTo(&context_);
+    stream_ = stub_.PrepareCall(&context_, kMethod, &queue_);
+  }
+  ~Call() override {
+    queue_.Shutdown();
+    void* tag;
+    bool ok;
+    while (queue_.Next(&tag, &ok)) {
+    }
+  }
+
+  // Completes at once or soon: what was pending was cancelled before.
+  bool TryFinish() override {
+    bool ok;
+    return !pending_ || Await(Deadline::In(absl::Milliseconds(100)), &ok);
+  }
+
+  bool Await(const Deadline& deadline, bool* ok) {
+    void* tag;
+    if (queue_.AsyncNext(&tag, ok, Until(deadline)) != grpc::CompletionQueue::GOT_EVENT) {
+      return false;
+    }
+    pending_ = false;
+    return true;
+  }
+
+  grpc::GenericClientAsyncReaderWriter& Begin() {
+    pending_ = true;
+    return *stream_;
+  }
+
+  grpc::ClientContext& context() { return context_; }
+  grpc::ByteBuffer& incoming() { return incoming_; }
+  grpc::Status& status() { return status_; }
+
+ private:
+  const std::shared_ptr<grpc::Channel> channel_;
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  grpc::GenericStub stub_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
+  grpc::ByteBuffer incoming_;
+  grpc::Status status_;
+  bool pending_ = false;
+};
+
+PutStream::PutStream(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline)
+    : deadline_(deadline), call_(std::make_unique<Call>(std::move(channel), deadline)) {
+  call_->Begin().StartCall(nullptr);
+  bool ok = false;
+  // A call that could not start says why in Finish.
+  Await(&ok);
+}
+
+PutStream::~PutStream() {
+  if (call_ == nullptr) return;
+  Cancel();
+  Finish();
+}
+
+bool PutStream::Await(bool* ok) {
+  if (call_->Await(deadline_, ok)) return true;
+  *ok = false;
+  call_->context().TryCancel();
+  Bury(std::move(call_));
+  return false;
+}
+
+bool PutStream::Write(grpc::ByteBuffer message) {
+  if (call_ == nullptr) return false;
+  call_->Begin().Write(message, nullptr);
+  bool ok;
+  return Await(&ok) && ok;
+}
+
+bool PutStream::WritesDone() {
+  if (call_ == nullptr) return false;
+  call_->Begin().WritesDone(nullptr);
+  bool ok;
+  return Await(&ok) && ok;
+}
+
+bool PutStream::Read(grpc::ByteBuffer* message) {
+  if (call_ == nullptr) return false;
+  call_->Begin().Read(&call_->incoming(), nullptr);
+  bool ok;
+  if (!Await(&ok) || !ok) return false;
+  message->Swap(&call_->incoming());
+  return true;
+}
+
+void PutStream::Cancel() {
+  if (call_ != nullptr) call_->context().TryCancel();
+}
+
+grpc::Status PutStream::Finish() {
+  const grpc::Status late(grpc::StatusCode::DEADLINE_EXCEEDED, "the daemon took too long");
+  if (call_ == nullptr) return late;
+  call_->Begin().Finish(&call_->status(), nullptr);
+  // The deadline has made gRPC end the call by itself; that takes a moment to be told.
+  bool ok;
+  if (!call_->Await(Deadline::In(deadline_.remaining() + absl::Milliseconds(50)), &ok)) {
+    Bury(std::move(call_));
+    return late;
+  }
+  const grpc::Status status = call_->status();
+  call_.reset();
+  return status;
+}
+
+}  // namespace kvstow::client

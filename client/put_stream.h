@@ -1,0 +1,45 @@
+// The Put stream of one call: each operation returns by the call's deadline, whether gRPC is done
+// with it or not. gRPC's blocking streams do not: their Write waits for the bytes to leave the
+// process, which a stopped daemon with a full socket never lets them (graveyard.h takes what is
+// left then).
+//
+// Not thread-safe.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/status.h>
+
+#include <memory>
+
+#include "client/deadline.h"
+
+namespace kvstow::client {
+
+class PutStream {
+ public:
+  // Starts the call; it ends, whatever happens, at `deadline`.
+  PutStream(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline);
+  ~PutStream();
+
+  // False when the stream is broken or the deadline has passed. The message is taken over.
+  bool Write(grpc::ByteBuffer message);
+  bool WritesDone();
+  // False also at the stream's end.
+  bool Read(grpc::ByteBuffer* message);
+
+  // Gives the call up: the daemon is told as soon as the transport can.
+  void Cancel();
+  // How the call ended; DEADLINE_EXCEEDED when gRPC could not say by then. Call once, last.
+  grpc::Status Finish();
+
+ private:
+  class Call;
+  // False when `deadline_` came first: then the call belongs to the graveyard.
+  bool Await(bool* ok);
+
+  const Deadline deadline_;
+  std::unique_ptr<Call> call_;
+};
+
+}  // namespace kvstow::client
