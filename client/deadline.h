@@ -39,12 +39,14 @@ class Deadline {
   bool expired(TimePoint now = std::chrono::steady_clock::now()) const { return now >= at_; }
   Deadline EarlierOf(const Deadline& other) const { return Deadline(std::min(at_, other.at_)); }
 
-  // Makes the call end, and whatever waits for it return, at this deadline.
-  void ApplyTo(grpc::ClientContext* context) const {
+  // As gRPC tells time.
+  gpr_timespec AsTimespec() const {
     const gpr_timespec left =
         gpr_time_from_nanos(absl::ToInt64Nanoseconds(remaining()), GPR_TIMESPAN);
-    context->set_deadline(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), left));
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), left);
   }
+  // Makes the call end, and whatever waits for it return, at this deadline.
+  void ApplyTo(grpc::ClientContext* context) const { context->set_deadline(AsTimespec()); }
 
  private:
   explicit Deadline(TimePoint at) : at_(at) {}

@@ -13,12 +13,6 @@ namespace {
 
 constexpr char kMethod[] = "/kvstow.v1.Kvstow/Put";
 
-gpr_timespec Until(const Deadline& deadline) {
-  return gpr_time_add(
-      gpr_now(GPR_CLOCK_MONOTONIC),
-      gpr_time_from_nanos(absl::ToInt64Nanoseconds(deadline.remaining()), GPR_TIMESPAN));
-}
-
 }  // namespace
 
 // Everything that gRPC refers to while operations are pending. One operation at a time.
@@ -45,7 +39,7 @@ class PutStream::Call : public Buried {
 
   bool Await(const Deadline& deadline, bool* ok) {
     void* tag;
-    if (queue_.AsyncNext(&tag, ok, Until(deadline)) != grpc::CompletionQueue::GOT_EVENT) {
+    if (queue_.AsyncNext(&tag, ok, deadline.AsTimespec()) != grpc::CompletionQueue::GOT_EVENT) {
       return false;
     }
     pending_ = false;

@@ -10,6 +10,9 @@ namespace kvstow::client {
 namespace {
 
 constexpr size_t kSessionIdBytes = 16;
+// How long stopping may have to wait for a pause to notice.
+constexpr absl::Duration kPollStep = absl::Milliseconds(20);
+
 // Why an attempt gave no session, for people.
 absl::Status Explain(SessionCall::Next next, const absl::Status& end) {
   if (next == SessionCall::Next::kEvent) {
@@ -133,8 +136,24 @@ void SessionKeeper::Withdraw(bool was_open, absl::Status why) {
 }
 
 bool SessionKeeper::Pause(absl::Duration pause) {
+  const Deadline end = Deadline::In(pause);
+  // A connection that is up gave no session: no use in hurrying.
+  const bool hurry = channel_->GetState(/*try_to_connect=*/true) != GRPC_CHANNEL_READY;
+  while (!end.expired()) {
+    const Deadline step = end.EarlierOf(Deadline::In(hurry ? kPollStep : pause));
+    {
+      absl::MutexLock lock(&mu_);
+      if (mu_.AwaitWithTimeout(absl::Condition(&stop_),
+                               hurry ? absl::ZeroDuration() : step.remaining())) {
+        return false;
+      }
+    }
+    // Without a call under way nobody polls the channel but gRPC's backup poller, every 5 seconds:
+    // so long would a daemon that just came up wait for us.
+    if (hurry && channel_->WaitForConnected(step.AsTimespec())) break;
+  }
   absl::MutexLock lock(&mu_);
-  return !mu_.AwaitWithTimeout(absl::Condition(&stop_), pause);
+  return !stop_;
 }
 
 }  // namespace kvstow::client
