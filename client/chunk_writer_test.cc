@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "client/raw_stream.h"
+#include "client/serialize.h"
 #include "gtest/gtest.h"
 
 namespace kvstow::client {

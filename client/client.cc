@@ -12,7 +12,6 @@ namespace {
 
 using client::DaemonLink;
 using client::Deadline;
-using client::Judge;
 
 class RemoteClient : public Client {
  public:
@@ -35,9 +34,7 @@ class RemoteClient : public Client {
         ->Call(DaemonLink::Work::kFinish, deadline,
                [&](const DaemonLink::Session& session) {
                  request.set_session_id(session.id);
-                 grpc::ClientContext context;
-                 deadline.ApplyTo(&context);
-                 return Judge(link_->stub().Release(&context, request, &response));
+                 return link_->Unary("Release", request, deadline, &response);
                })
         .IgnoreError();
   }
@@ -52,9 +49,7 @@ class RemoteClient : public Client {
     const absl::Status status =
         link_->Call(DaemonLink::Work::kFinish, deadline, [&](const DaemonLink::Session& session) {
           request.set_session_id(session.id);
-          grpc::ClientContext context;
-          deadline.ApplyTo(&context);
-          return Judge(link_->stub().Renew(&context, request, &response));
+          return link_->Unary("Renew", request, deadline, &response);
         });
     return status.ok() && response.alive_size() == 1 && response.alive(0);
   }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/unary_call.h"
 
 namespace kvstow::client {
 
@@ -40,7 +41,6 @@ DaemonLink::DaemonLink(ClientOptions options)
     : options_(std::move(options)),
       channel_(MakeChannel(options_.target)),
       put_channel_(MakeChannel(options_.target)),
-      stub_(v1::Kvstow::NewStub(channel_)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       sessions_(channel_,
@@ -86,6 +86,11 @@ absl::Status DaemonLink::Call(Work work, const Deadline& deadline,
       break;
   }
   return outcome.status;
+}
+
+Outcome DaemonLink::Unary(const std::string& method, const google::protobuf::MessageLite& request,
+                          const Deadline& deadline, google::protobuf::MessageLite* response) {
+  return Judge(CallUnary(channel_, method, request, deadline, response));
 }
 
 Client::Health DaemonLink::health() const {

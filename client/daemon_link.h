@@ -4,6 +4,7 @@
 // Thread-safe.
 #pragma once
 
+#include <google/protobuf/message_lite.h>
 #include <grpcpp/channel.h>
 
 #include <atomic>
@@ -17,7 +18,6 @@
 #include "client/kvstow/client.h"
 #include "client/outcome.h"
 #include "client/session_keeper.h"
-#include "kvstow/v1/kvstow.grpc.pb.h"
 
 namespace kvstow::client {
 
@@ -38,11 +38,14 @@ class DaemonLink {
   absl::Status Call(Work work, const Deadline& deadline,
                     absl::FunctionRef<Outcome(const Session&)> call);
 
-  grpc::Channel* channel() { return channel_.get(); }
+  // One request on the session's connection, see unary_call.h.
+  Outcome Unary(const std::string& method, const google::protobuf::MessageLite& request,
+                const Deadline& deadline, google::protobuf::MessageLite* response);
+
+  const std::shared_ptr<grpc::Channel>& channel() { return channel_; }
   // A connection of its own: what a Put leaves in the socket of a stopped daemon must not stand in
   // the way of other calls' requests.
   const std::shared_ptr<grpc::Channel>& put_channel() { return put_channel_; }
-  v1::Kvstow::Stub& stub() { return *stub_; }
   const ClientOptions& options() const { return options_; }
   SessionKeeper& sessions() { return sessions_; }
   Client::Health health() const;
@@ -54,7 +57,6 @@ class DaemonLink {
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::shared_ptr<grpc::Channel> put_channel_;
-  const std::unique_ptr<v1::Kvstow::Stub> stub_;
   CircuitBreaker breaker_;
 
   std::atomic<uint64_t> failures_{0};

@@ -8,7 +8,7 @@
 
 #include "client/convert.h"
 #include "client/get_message.h"
-#include "client/raw_stream.h"
+#include "client/serialize.h"
 #include "client/testing/fake_daemon.h"
 #include "gtest/gtest.h"
 

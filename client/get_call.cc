@@ -3,10 +3,11 @@
 #include <memory>
 #include <utility>
 
+#include "client/bulk_stream.h"
 #include "client/convert.h"
 #include "client/get_assembly.h"
 #include "client/get_message.h"
-#include "client/raw_stream.h"
+#include "client/serialize.h"
 #include "kvstow/v1/kvstow.pb.h"
 
 namespace kvstow::client {
@@ -23,7 +24,7 @@ v1::GetRequest Request(const SpaceHandle& handle, const GetBlocksRequest& reques
 }
 
 // Reads to the stream's end, or to the first problem, or to where nothing useful can come.
-absl::Status ReadAll(GetStream* stream, const Deadline& deadline, GetAssembly* assembly) {
+absl::Status ReadAll(BulkStream* stream, const Deadline& deadline, GetAssembly* assembly) {
   grpc::ByteBuffer message;
   while (stream->Read(&message)) {
     if (absl::Status s = TakeGetResponse(&message, assembly); !s.ok()) return s;
@@ -45,19 +46,19 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
 
 }  // namespace
 
-Outcome RunGet(grpc::Channel* channel, const SpaceHandle& handle, const PlaneLayout& layout,
-               const GetBlocksRequest& request, size_t blocks, const Deadline& deadline,
-               GetBlocksResult* result) {
+Outcome RunGet(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
+               const PlaneLayout& layout, const GetBlocksRequest& request, size_t blocks,
+               const Deadline& deadline, GetBlocksResult* result) {
   absl::StatusOr<GetAssembly> assembly = GetAssembly::Create(layout, request, blocks);
   if (!assembly.ok()) return Judge(assembly.status());
-  grpc::ClientContext context;
-  deadline.ApplyTo(&context);
   const absl::Duration budget = deadline.remaining();
-  auto stream = StartGet(channel, &context, Request(handle, request, blocks));
-  absl::Status read = ReadAll(stream.get(), deadline, &*assembly);
+  BulkStream stream(std::move(channel), "Get", deadline);
+  // What may go wrong here shows in reading.
+  if (stream.Write(Serialize(Request(handle, request, blocks)))) stream.WritesDone();
+  absl::Status read = ReadAll(&stream, deadline, &*assembly);
   // For a call that was left early; harmless for one that ended by itself.
-  if (!read.ok() || assembly->hopeless()) context.TryCancel();
-  absl::Status status = Conclude(std::move(read), stream->Finish(), &*assembly);
+  if (!read.ok() || assembly->hopeless()) stream.Cancel();
+  absl::Status status = Conclude(std::move(read), stream.Finish(), &*assembly);
   result->usable = assembly->usable();
   result->received_bytes = assembly->received_bytes();
   if (absl::IsFailedPrecondition(status) && assembly->answered()) {

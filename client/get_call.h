@@ -15,8 +15,8 @@ namespace kvstow::client {
 // deadline, except for the time that the request's callbacks take; nothing is written after.
 // FAILED_PRECONDITION means that no callback was called yet and the call may be made again with
 // another handle.
-Outcome RunGet(grpc::Channel* channel, const SpaceHandle& handle, const PlaneLayout& layout,
-               const GetBlocksRequest& request, size_t blocks, const Deadline& deadline,
-               GetBlocksResult* result);
+Outcome RunGet(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
+               const PlaneLayout& layout, const GetBlocksRequest& request, size_t blocks,
+               const Deadline& deadline, GetBlocksResult* result);
 
 }  // namespace kvstow::client

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
 #include "client/convert.h"
-#include "client/put_stream.h"
-#include "client/raw_stream.h"
+#include "client/serialize.h"
 #include "kvstow/v1/kvstow.pb.h"
 
 namespace kvstow::client {
@@ -53,7 +53,7 @@ class PutCall {
 
   Outcome Run(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle) {
     const absl::Duration budget = deadline_.remaining();
-    stream_ = std::make_unique<PutStream>(std::move(channel), deadline_);
+    stream_ = std::make_unique<BulkStream>(std::move(channel), "Put", deadline_);
     absl::Status problem = Talk(handle);
     // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already,
     // and cancelling would hide why.
@@ -198,7 +198,7 @@ class PutCall {
   const Deadline deadline_;
   PutBlocksResult& result_;
 
-  std::unique_ptr<PutStream> stream_;
+  std::unique_ptr<BulkStream> stream_;
   std::vector<size_t> wanted_;
   bool asked_source_ = false;
   bool done_ = false;

@@ -59,9 +59,7 @@ Outcome RemoteSpace::Open(const Session& session, const Deadline& deadline, Spac
   *request.mutable_spec() = ToProto(layout_.spec());
   *request.mutable_shard() = ToProto(layout_.shard());
   v1::OpenSpaceResponse response;
-  grpc::ClientContext context;
-  deadline.ApplyTo(&context);
-  Outcome outcome = Judge(link_->stub().OpenSpace(&context, request, &response));
+  Outcome outcome = link_->Unary("OpenSpace", request, deadline, &response);
   if (absl::IsFailedPrecondition(outcome.status)) link_->sessions().Suspect(session.generation);
   if (!outcome.status.ok()) return outcome;
   if (absl::Status s = CheckOpened(response, fingerprint_); !s.ok()) return Judge(std::move(s));
@@ -99,9 +97,7 @@ Match RemoteSpace::Lookup(std::span<const BlockKey> keys, const LookupOptions& o
     request.set_session_id(handle.session_id);
     request.set_space(handle.space);
     request.set_keys(ToBytes(keys.first(asked)));
-    grpc::ClientContext context;
-    deadline.ApplyTo(&context);
-    Outcome outcome = Judge(link_->stub().Lookup(&context, request, &response));
+    Outcome outcome = link_->Unary("Lookup", request, deadline, &response);
     if (outcome.status.ok() && response.matched_blocks() > asked) {
       return Judge(absl::InternalError("the daemon matched more blocks than were asked for"));
     }
@@ -173,9 +169,7 @@ absl::StatusOr<uint64_t> RemoteSpace::Drop(const v1::DropRequest& what) {
   absl::Status status = Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
     request.set_session_id(handle.session_id);
     request.set_space(handle.space);
-    grpc::ClientContext context;
-    deadline.ApplyTo(&context);
-    return Judge(link_->stub().Drop(&context, request, &response));
+    return link_->Unary("Drop", request, deadline, &response);
   });
   if (!status.ok()) return status;
   return response.dropped_blocks();

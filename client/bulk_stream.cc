@@ -1,4 +1,4 @@
-#include "client/put_stream.h"
+#include "client/bulk_stream.h"
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
@@ -9,19 +9,13 @@
 #include "client/graveyard.h"
 
 namespace kvstow::client {
-namespace {
-
-constexpr char kMethod[] = "/kvstow.v1.Kvstow/Put";
-
-}  // namespace
-
 // Everything that gRPC refers to while operations are pending. One operation at a time.
-class PutStream::Call : public Buried {
+class BulkStream::Call : public Buried {
  public:
-  Call(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline)
+  Call(std::shared_ptr<grpc::Channel> channel, const std::string& method, const Deadline& deadline)
       : channel_(channel), stub_(std::move(channel)) {
     deadline.ApplyTo(&context_);
-    stream_ = stub_.PrepareCall(&context_, kMethod, &queue_);
+    stream_ = stub_.PrepareCall(&context_, "/kvstow.v1.Kvstow/" + method, &queue_);
   }
   ~Call() override {
     queue_.Shutdown();
@@ -66,21 +60,22 @@ class PutStream::Call : public Buried {
   bool pending_ = false;
 };
 
-PutStream::PutStream(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline)
-    : deadline_(deadline), call_(std::make_unique<Call>(std::move(channel), deadline)) {
+BulkStream::BulkStream(std::shared_ptr<grpc::Channel> channel, const std::string& method,
+                       const Deadline& deadline)
+    : deadline_(deadline), call_(std::make_unique<Call>(std::move(channel), method, deadline)) {
   call_->Begin().StartCall(nullptr);
   bool ok = false;
   // A call that could not start says why in Finish.
   Await(&ok);
 }
 
-PutStream::~PutStream() {
+BulkStream::~BulkStream() {
   if (call_ == nullptr) return;
   Cancel();
   Finish();
 }
 
-bool PutStream::Await(bool* ok) {
+bool BulkStream::Await(bool* ok) {
   if (call_->Await(deadline_, ok)) return true;
   *ok = false;
   call_->context().TryCancel();
@@ -88,21 +83,21 @@ bool PutStream::Await(bool* ok) {
   return false;
 }
 
-bool PutStream::Write(grpc::ByteBuffer message) {
+bool BulkStream::Write(grpc::ByteBuffer message) {
   if (call_ == nullptr) return false;
   call_->Begin().Write(message, nullptr);
   bool ok;
   return Await(&ok) && ok;
 }
 
-bool PutStream::WritesDone() {
+bool BulkStream::WritesDone() {
   if (call_ == nullptr) return false;
   call_->Begin().WritesDone(nullptr);
   bool ok;
   return Await(&ok) && ok;
 }
 
-bool PutStream::Read(grpc::ByteBuffer* message) {
+bool BulkStream::Read(grpc::ByteBuffer* message) {
   if (call_ == nullptr) return false;
   call_->Begin().Read(&call_->incoming(), nullptr);
   bool ok;
@@ -111,11 +106,11 @@ bool PutStream::Read(grpc::ByteBuffer* message) {
   return true;
 }
 
-void PutStream::Cancel() {
+void BulkStream::Cancel() {
   if (call_ != nullptr) call_->context().TryCancel();
 }
 
-grpc::Status PutStream::Finish() {
+grpc::Status BulkStream::Finish() {
   const grpc::Status late(grpc::StatusCode::DEADLINE_EXCEEDED, "the daemon took too long");
   if (call_ == nullptr) return late;
   call_->Begin().Finish(&call_->status(), nullptr);

@@ -1,5 +1,6 @@
-// The Put stream of one call: each operation returns by the call's deadline, whether gRPC is done
-// with it or not. gRPC's blocking streams do not: their Write waits for the bytes to leave the
+// The stream of one Put or Get, carrying serialised messages so that bulk bytes pass protobuf by
+// (chunk_writer.h, get_message.h): each operation returns by the call's deadline, whether gRPC is
+// done with it or not. gRPC's blocking streams do not: their Write waits for the bytes to leave the
 // process, which a stopped daemon with a full socket never lets them (graveyard.h takes what is
 // left then).
 //
@@ -11,16 +12,18 @@
 #include <grpcpp/support/status.h>
 
 #include <memory>
+#include <string>
 
 #include "client/deadline.h"
 
 namespace kvstow::client {
 
-class PutStream {
+class BulkStream {
  public:
-  // Starts the call; it ends, whatever happens, at `deadline`.
-  PutStream(std::shared_ptr<grpc::Channel> channel, const Deadline& deadline);
-  ~PutStream();
+  // `method` is "Put" or "Get". Starts the call; it ends, whatever happens, at `deadline`.
+  BulkStream(std::shared_ptr<grpc::Channel> channel, const std::string& method,
+             const Deadline& deadline);
+  ~BulkStream();
 
   // False when the stream is broken or the deadline has passed. The message is taken over.
   bool Write(grpc::ByteBuffer message);
