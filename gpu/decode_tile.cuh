@@ -1,0 +1,312 @@
+// Decoding kernel: codes, rotation back, low-rank part, means, rotary embedding, rounding.
+//
+// A thread holds a whole row (RowShape), so that the Hadamard transform is register additions, the
+// factors of V are broadcasts from shared memory, and nothing is reduced between threads. Finished
+// rows pass through shared memory once, to reach device memory as whole lines: as 16-bit elements
+// where nothing is left to do, as floats where the rotary embedding pairs channels.
+#pragma once
+
+#include <cstdint>
+
+#include "gpu/kernels.h"
+#include "gpu/row_transform.cuh"
+#include "gpu/tile_body.cuh"
+
+namespace kvstow::gpu {
+
+inline constexpr uint32_t kDecodeThreads = 128;
+inline constexpr uint32_t kComponents = 8;  // of V in shared memory at a time
+
+__device__ constexpr float kLengthMantissas[16] = {
+    0x1p+0f,        0x1.ea4afap-1f, 0x1.d5818ep-1f, 0x1.c199bep-1f, 0x1.ae89fap-1f, 0x1.9c4918p-1f,
+    0x1.8ace54p-1f, 0x1.7a1148p-1f, 0x1.6a09e6p-1f, 0x1.5ab07ep-1f, 0x1.4bfdaep-1f, 0x1.3dea64p-1f,
+    0x1.306fe0p-1f, 0x1.2387a6p-1f, 0x1.172b84p-1f, 0x1.0b5586p-1f,
+};
+
+// Factor of a length code: codec/length_code.h.
+__device__ inline float LengthFactor(uint32_t code) {
+  if (code == 0) return 0;
+  const uint32_t at = code - 1;
+  return __uint_as_float(__float_as_uint(kLengthMantissas[at % 16]) - (at / 16 << 23));
+}
+
+template <uint32_t kDim>
+struct DecodeShape : RowShape<kDim> {
+  static constexpr uint32_t kRows = kDecodeThreads / RowShape<kDim>::kLanes;  // of a block
+  static constexpr uint32_t kRowsOfWarp = kWarp / RowShape<kDim>::kLanes;
+  // Rows in shared memory are one 16-byte access apart from a multiple of the banks.
+  __host__ __device__ static constexpr uint32_t StageStride(uint32_t element_bytes) {
+    return kDim * element_bytes + 16;
+  }
+  __host__ __device__ static constexpr uint32_t StageBytes(uint32_t element_bytes) {
+    return kRows * StageStride(element_bytes);
+  }
+};
+
+template <uint32_t kDim, uint32_t kBits>
+__device__ inline void UnpackLevels(const uint8_t* codes, const float* levels,
+                                    float (&x)[RowShape<kDim>::kChannels]) {
+  constexpr uint32_t kBytes = RowShape<kDim>::kChannels * kBits / 8;
+  uint32_t words[(kBytes + 3) / 4];
+  LoadChunk<kBytes>(codes, words);
+#pragma unroll
+  for (uint32_t i = 0; i < RowShape<kDim>::kChannels; ++i) {
+    const uint32_t bit = i * kBits;
+    uint32_t code = words[bit / 32] >> (bit % 32);
+    if (bit % 32 + kBits > 32) code |= words[bit / 32 + 1] << (32 - bit % 32);
+    x[i] = levels[code & ((1u << kBits) - 1)];
+  }
+}
+
+// Rows of the warp from the stage to device memory, element by element where the caller's rows are
+// not aligned for more.
+template <uint32_t kDim>
+__device__ inline void StoreRows(const uint8_t* stage, const DecodeTile& tile, uint32_t first_row,
+                                 uint32_t element_bytes) {
+  using Shape = DecodeShape<kDim>;
+  const uint32_t lane = threadIdx.x % kWarp;
+  const uint32_t stride = Shape::StageStride(element_bytes);
+  const bool aligned = ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
+  if (aligned) {
+    const uint32_t pieces = kDim * element_bytes / 16;
+    for (uint32_t i = lane; i < Shape::kRowsOfWarp * pieces; i += kWarp) {
+      const uint32_t row = i / pieces, piece = i % pieces;
+      *reinterpret_cast<uint4*>(tile.values + (first_row + row) * tile.row_stride + 16 * piece) =
+          *reinterpret_cast<const uint4*>(stage + row * stride + 16 * piece);
+    }
+    return;
+  }
+  for (uint32_t i = lane; i < Shape::kRowsOfWarp * kDim; i += kWarp) {
+    const uint32_t row = i / kDim, c = i % kDim;
+    uint8_t* out = tile.values + (first_row + row) * tile.row_stride;
+    if (element_bytes == 4) {
+      reinterpret_cast<float*>(out)[c] =
+          *reinterpret_cast<const float*>(stage + row * stride + 4 * c);
+    } else {
+      reinterpret_cast<uint16_t*>(out)[c] =
+          *reinterpret_cast<const uint16_t*>(stage + row * stride + 2 * c);
+    }
+  }
+}
+
+// Float rows of the warp, rotated forward where asked, to the output.
+template <uint32_t kDim>
+__device__ inline void RotateAndStoreRows(const uint8_t* stage, const DecodeTile& tile,
+                                          uint32_t first_row, const RotaryShape& rotary,
+                                          bool rotate, float scale, uint32_t dtype) {
+  using Shape = DecodeShape<kDim>;
+  const uint32_t lane = threadIdx.x % kWarp;
+  const uint32_t pairs = rotate ? rotary.pairs : 0;
+  const uint32_t offset = rotary.offset;
+  const bool fast = dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 &&
+                    offset % 4 == 0 &&
+                    ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 7) == 0 &&
+                    2 * pairs == kDim;
+  if (fast) {
+    // Four pairs a lane: 8-byte stores, the cosines read once.
+    const uint32_t quads = pairs / 4;
+    for (uint32_t i = lane; i < Shape::kRowsOfWarp * quads; i += kWarp) {
+      const uint32_t row = i / quads, at = i % quads * 4;
+      const uint32_t t = first_row + row;
+      const float* x = reinterpret_cast<const float*>(stage + row * Shape::StageStride(4));
+      const float4 a = *reinterpret_cast<const float4*>(x + at);
+      const float4 b = *reinterpret_cast<const float4*>(x + pairs + at);
+      const float4 c = __ldg(reinterpret_cast<const float4*>(tile.cos + size_t{t} * pairs + at));
+      const float4 s = __ldg(reinterpret_cast<const float4*>(tile.sin + size_t{t} * pairs + at));
+      const float lo[4] = {a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z,
+                           a.w * c.w - b.w * s.w};
+      const float hi[4] = {a.x * s.x + b.x * c.x, a.y * s.y + b.y * c.y, a.z * s.z + b.z * c.z,
+                           a.w * s.w + b.w * c.w};
+      uint8_t* out = tile.values + t * tile.row_stride;
+      const auto pack = [&](const float* y) {
+        return make_uint2(PackPair(fmaf(y[0], scale, 0.0f), fmaf(y[1], scale, 0.0f), dtype),
+                          PackPair(fmaf(y[2], scale, 0.0f), fmaf(y[3], scale, 0.0f), dtype));
+      };
+      *reinterpret_cast<uint2*>(out + 2 * at) = pack(lo);
+      *reinterpret_cast<uint2*>(out + 2 * (pairs + at)) = pack(hi);
+    }
+    return;
+  }
+  for (uint32_t i = lane; i < Shape::kRowsOfWarp * kDim; i += kWarp) {
+    const uint32_t row = i / kDim, c = i % kDim;
+    const uint32_t t = first_row + row;
+    const float* x = reinterpret_cast<const float*>(stage + row * Shape::StageStride(4));
+    float y = x[c];
+    if (c >= offset && c < offset + 2 * pairs) {
+      const uint32_t k = c - offset;
+      const uint32_t pair = rotary.interleaved != 0 ? k / 2 : k % pairs;
+      const bool second = rotary.interleaved != 0 ? k % 2 != 0 : k >= pairs;
+      const uint32_t step = rotary.interleaved != 0 ? 1 : pairs;
+      const float cos = tile.cos[size_t{t} * pairs + pair];
+      const float sin = tile.sin[size_t{t} * pairs + pair];
+      y = second ? x[c - step] * sin + y * cos : y * cos - x[c + step] * sin;
+    }
+    StoreElement(fmaf(y, scale, 0.0f), tile.values + t * tile.row_stride, c, dtype);
+  }
+}
+
+__device__ inline void CopyRawRows(const DecodeTile& tile, uint32_t first_row, uint32_t rows,
+                                   uint32_t row_bytes) {
+  const uint8_t* from = tile.body + size_t{first_row} * row_bytes;
+  const bool aligned = ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
+  if (aligned) {
+    const uint32_t pieces = row_bytes / 16;
+    for (uint32_t i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
+      const uint32_t row = i / pieces, piece = i % pieces;
+      *reinterpret_cast<uint4*>(tile.values + (first_row + row) * tile.row_stride + 16 * piece) =
+          reinterpret_cast<const uint4*>(from)[i];
+    }
+    return;
+  }
+  const uint32_t pieces = row_bytes / 2;
+  for (uint32_t i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
+    const uint32_t row = i / pieces, piece = i % pieces;
+    *reinterpret_cast<uint16_t*>(tile.values + (first_row + row) * tile.row_stride + 2 * piece) =
+        reinterpret_cast<const uint16_t*>(from)[i];
+  }
+}
+
+// A block decodes kRows rows of tile blockIdx.y.
+template <uint32_t kDim>
+__global__ void __launch_bounds__(kDecodeThreads)
+    DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, RotaryShape rotary,
+                 const __grid_constant__ TileTables tables) {
+  using Shape = DecodeShape<kDim>;
+  constexpr uint32_t kChannels = Shape::kChannels;
+  __shared__ __align__(16) float v_rows[kComponents][kDim];
+  __shared__ float levels[16];
+  extern __shared__ __align__(16) uint8_t stage_memory[];
+
+  const DecodeTile tile = tiles[blockIdx.x];
+  const uint32_t first_row = blockIdx.y * Shape::kRows;
+  if (tile.skip != 0) return;
+  const Head head = UnpackHead(tile.head);
+  if (head.coded == 0) {
+    return CopyRawRows(tile, first_row, Shape::kRows, kDim * (dtype == kFp32 ? 4 : 2));
+  }
+  const BodyLayout at = LayoutOfBody(n, kDim, head);
+  const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
+  const uint32_t lane = threadIdx.x % Shape::kLanes;
+  if (threadIdx.x < 16) levels[threadIdx.x] = tables.levels[(head.bits - 1) & 3][threadIdx.x];
+  __syncthreads();
+
+  float x[kChannels];
+  const uint8_t* codes =
+      tile.body + size_t{row} * (kDim * head.bits / 8) + lane * (kChannels * head.bits / 8);
+  switch (head.bits) {
+    case 1:
+      UnpackLevels<kDim, 1>(codes, levels, x);
+      break;
+    case 2:
+      UnpackLevels<kDim, 2>(codes, levels, x);
+      break;
+    case 3:
+      UnpackLevels<kDim, 3>(codes, levels, x);
+      break;
+    default:
+      UnpackLevels<kDim, 4>(codes, levels, x);
+  }
+  Cosine<kDim, false>(tables.dct, x);
+  Hadamard<kDim>(x, lane);
+
+  const auto load16 = [&](uint32_t offset) {
+    return static_cast<uint16_t>(tile.body[offset] | tile.body[offset + 1] << 8);
+  };
+  // The reference follows n-dependent parts that are multiples of 4 bytes.
+  float reference = *reinterpret_cast<const float*>(tile.body + at.reference);
+  if (!isfinite(reference)) reference = 0;
+  const float length = reference * LengthFactor(tile.body[at.lengths + row]) *
+                       rsqrtf(static_cast<float>(Shape::kOuter));
+  uint32_t signs[(kChannels + 31) / 32];
+  LoadSigns<kDim>(lane, signs);
+#pragma unroll
+  for (uint32_t i = 0; i < kChannels; ++i) x[i] = Flip(x[i], signs, i) * length;
+
+  // Means are one more component, with all of u one.
+  const uint32_t components = head.rank + head.has_means;
+  for (uint32_t first = 0; first < components; first += kComponents) {
+    const uint32_t count = min(kComponents, components - first);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < count * kDim; i += kDecodeThreads) {
+      const uint32_t j = first + i / kDim, c = i % kDim;
+      float value;
+      if (j < head.rank) {
+        const uint32_t code = tile.body[at.v_codes + (j * kDim + c) / 2] >> (c % 2 * 4) & 15;
+        const float phi = SideValue(load16(at.phi + 2 * j));
+        value = static_cast<float>(static_cast<int8_t>(tile.body[at.v_levels + code])) *
+                (phi * (1.0f / 128));
+      } else {
+        value = SideValue(load16(at.means + 2 * c));
+      }
+      v_rows[i / kDim][c] = value;
+    }
+    __syncthreads();
+    for (uint32_t j = 0; j < count; ++j) {
+      float u = 1;
+      if (first + j < head.rank) {
+        const uint32_t at_u = (first + j) * n + row;
+        const uint32_t code = tile.body[at.u_codes + at_u / 2] >> (at_u % 2 * 4) & 15;
+        u = static_cast<float>(static_cast<int8_t>(tile.body[at.u_levels + code])) * (1.0f / 128);
+      }
+      const float4* v = reinterpret_cast<const float4*>(&v_rows[j][lane * kChannels]);
+#pragma unroll
+      for (uint32_t i = 0; i < kChannels / 4; ++i) {
+        const float4 w = v[i];
+        x[4 * i] = fmaf(u, w.x, x[4 * i]);
+        x[4 * i + 1] = fmaf(u, w.y, x[4 * i + 1]);
+        x[4 * i + 2] = fmaf(u, w.z, x[4 * i + 2]);
+        x[4 * i + 3] = fmaf(u, w.w, x[4 * i + 3]);
+      }
+    }
+  }
+
+  const float scale = ldexpf(1.0f, head.exponent);
+  const uint32_t warp = threadIdx.x / kWarp;
+  const uint32_t row_of_warp = threadIdx.x % kWarp / Shape::kLanes;
+  const uint32_t warp_row = first_row + warp * Shape::kRowsOfWarp;
+  const bool rotate = head.rotary_undone != 0 && tile.cos != nullptr;
+  if (dtype != kFp32 && !rotate) {
+    uint8_t* stage = stage_memory + warp * Shape::kRowsOfWarp * Shape::StageStride(2);
+    auto* mine = reinterpret_cast<uint4*>(stage + row_of_warp * Shape::StageStride(2) +
+                                          lane * kChannels * 2);
+#pragma unroll
+    for (uint32_t i = 0; i < kChannels; i += 8) {
+      uint32_t packed[4];
+#pragma unroll
+      for (uint32_t k = 0; k < 4; ++k) {
+        packed[k] = PackPair(fmaf(x[i + 2 * k], scale, 0.0f), fmaf(x[i + 2 * k + 1], scale, 0.0f),
+                             dtype);
+      }
+      mine[i / 8] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    }
+    __syncwarp();
+    StoreRows<kDim>(stage, tile, warp_row, 2);
+    return;
+  }
+  uint8_t* stage = stage_memory + warp * Shape::kRowsOfWarp * Shape::StageStride(4);
+  auto* mine =
+      reinterpret_cast<float4*>(stage + row_of_warp * Shape::StageStride(4) + lane * kChannels * 4);
+#pragma unroll
+  for (uint32_t i = 0; i < kChannels; i += 4) {
+    mine[i / 4] = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  }
+  __syncwarp();
+  RotateAndStoreRows<kDim>(stage, tile, warp_row, rotary, rotate, scale, dtype);
+}
+
+template <uint32_t kDim>
+cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, uint32_t dtype,
+                           const RotaryShape& rotary, const TileTables& tables,
+                           cudaStream_t stream) {
+  using Shape = DecodeShape<kDim>;
+  const bool as_floats = dtype == kFp32 || rotary.pairs > 0;
+  const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
+  const cudaError_t error = cudaFuncSetAttribute(
+      DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::StageBytes(4));
+  if (error != cudaSuccess) return error;
+  DecodeKernel<kDim><<<dim3(count, n / Shape::kRows), kDecodeThreads, stage, stream>>>(
+      tiles, n, dtype, rotary, tables);
+  return cudaGetLastError();
+}
+
+}  // namespace kvstow::gpu

@@ -1,0 +1,100 @@
+// FP16, BF16 and FP32 elements to floats and back, and the small reductions every kernel uses.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace kvstow::gpu {
+
+inline constexpr uint32_t kFp16 = 1, kBf16 = 2, kFp32 = 3;
+inline constexpr uint32_t kWarp = 32;
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// Magnitude bits of an element widened to a float's; at least 0x7f800000 where it is not finite.
+__device__ inline uint32_t MagnitudeBits(const uint8_t* row, uint32_t column, uint32_t dtype) {
+  if (dtype == kFp32) return reinterpret_cast<const uint32_t*>(row)[column] & 0x7fffffffu;
+  const uint32_t h = reinterpret_cast<const uint16_t*>(row)[column] & 0x7fffu;
+  if (dtype == kBf16) return h << 16;
+  if (h >= 0x7c00u) return 0x7f800000u;
+  return __float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(h))));
+}
+
+__device__ inline float LoadElement(const uint8_t* row, uint32_t column, uint32_t dtype) {
+  if (dtype == kFp32) return reinterpret_cast<const float*>(row)[column];
+  const uint16_t h = reinterpret_cast<const uint16_t*>(row)[column];
+  if (dtype == kBf16) return __uint_as_float(static_cast<uint32_t>(h) << 16);
+  return __half2float(__ushort_as_half(h));
+}
+
+// Saturates to the largest finite value; NaN becomes finite, too.
+__device__ inline uint32_t PackPair(float a, float b, uint32_t dtype) {
+  if (dtype == kFp16) {
+    const __half2 largest = __half2half2(__ushort_as_half(0x7bff));
+    const __half2 h = __hmin2(__hmax2(__floats2half2_rn(a, b), __hneg2(largest)), largest);
+    return *reinterpret_cast<const uint32_t*>(&h);
+  }
+  const __nv_bfloat162 largest = __bfloat162bfloat162(__ushort_as_bfloat16(0x7f7f));
+  const __nv_bfloat162 h = __hmin2(__hmax2(__floats2bfloat162_rn(a, b), __hneg2(largest)), largest);
+  return *reinterpret_cast<const uint32_t*>(&h);
+}
+
+__device__ inline float SaturateFp32(float x) {
+  constexpr float kLargest = 3.402823466e38f;
+  return fminf(fmaxf(x, -kLargest), kLargest);
+}
+
+__device__ inline void StoreElement(float x, uint8_t* row, uint32_t column, uint32_t dtype) {
+  if (dtype == kFp32) {
+    reinterpret_cast<float*>(row)[column] = SaturateFp32(x);
+  } else {
+    reinterpret_cast<uint16_t*>(row)[column] = static_cast<uint16_t>(PackPair(x, x, dtype));
+  }
+}
+
+// Non-finite side values count as 0.
+__device__ inline float SideValue(uint16_t half) {
+  return (half & 0x7c00u) == 0x7c00u ? 0.0f : __half2float(__ushort_as_half(half));
+}
+
+__device__ inline uint16_t ToSideValue(float x) {
+  if (x != x) return 0;
+  return __half_as_ushort(__float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)));
+}
+
+template <typename T>
+__device__ inline T WarpSum(T x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+__device__ inline uint32_t WarpMax(uint32_t x) {
+  return __reduce_max_sync(kAllLanes, x);
+}
+
+// Sum over the block in a fixed order, for everybody. `room` holds one value a warp; the block must
+// not use it again before its next barrier.
+template <typename T>
+__device__ inline T BlockSum(T x, T* room) {
+  x = WarpSum(x);
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  T sum = 0;
+  for (uint32_t w = 0; w < blockDim.x / kWarp; ++w) sum += room[w];
+  __syncthreads();
+  return sum;
+}
+
+__device__ inline uint32_t BlockMax(uint32_t x, uint32_t* room) {
+  x = WarpMax(x);
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  uint32_t largest = 0;
+  for (uint32_t w = 0; w < blockDim.x / kWarp; ++w) largest = max(largest, room[w]);
+  __syncthreads();
+  return largest;
+}
+
+}  // namespace kvstow::gpu

@@ -1,0 +1,435 @@
+// Gram matrix of a tile's short side and its Householder tridiagonal form, G = Q T Q^T.
+//
+// For p <= 128 a block of 16 x 16 threads holds G in registers, thread (ty, tx) the rows ty + 16 a
+// and the columns tx + 16 b, so that work stays even while the active matrix shrinks, and the Gram
+// product leaves its sums where the reduction wants them. From the last row up, one step is one
+// pass and one barrier: the rank-two update of the step before, the product with the next row as it
+// stands, and that row's successor. The reflector v differs from the row x in one element, v = x +
+// delta e_m, so A v = A x + delta A e_m needs no norm before the product, and what would have been
+// three dependent reductions run side by side.
+//
+// Larger p (192, 256, 512) run one block a tile on a matrix in device memory, in plain steps.
+#include "gpu/elements.cuh"
+#include "gpu/kernels.h"
+
+namespace kvstow::gpu {
+namespace {
+
+constexpr uint32_t kThreads = 256;
+constexpr uint32_t kSide = 16;   // threads a side
+constexpr uint32_t kChunk = 16;  // long-side entries in shared memory at a time
+// Below this a row is taken as eliminated.
+constexpr float kNegligible = 1e-30f;
+
+// Where index j = t + 16 b lies in a shared vector: a thread's eight values are two 16-byte
+// accesses, and neighbouring threads' are neighbours.
+__device__ inline uint32_t Place(uint32_t j) {
+  const uint32_t t = j % kSide, b = j / kSide;
+  return b / 4 * 64 + t * 4 + b % 4;
+}
+
+__device__ inline void LoadEight(const float* vector, uint32_t t, float (&out)[8]) {
+  const float4 lo = *reinterpret_cast<const float4*>(vector + t * 4);
+  const float4 hi = *reinterpret_cast<const float4*>(vector + 64 + t * 4);
+  out[0] = lo.x, out[1] = lo.y, out[2] = lo.z, out[3] = lo.w;
+  out[4] = hi.x, out[5] = hi.y, out[6] = hi.z, out[7] = hi.w;
+}
+
+// Sum over the 16 lanes with the same ty.
+__device__ inline float SideSum(float x) {
+#pragma unroll
+  for (int step = 8; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+// sums[a] over the 16 lanes; lane tx gets that of a = tx / 2.
+__device__ inline float SpreadSums(float (&sums)[8], uint32_t tx) {
+  float four[4], two[2];
+  const bool high8 = (tx & 8) != 0, high4 = (tx & 4) != 0, high2 = (tx & 2) != 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float other = __shfl_xor_sync(kAllLanes, high8 ? sums[i] : sums[i + 4], 8);
+    four[i] = (high8 ? sums[i + 4] : sums[i]) + other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float other = __shfl_xor_sync(kAllLanes, high4 ? four[i] : four[i + 2], 4);
+    two[i] = (high4 ? four[i + 2] : four[i]) + other;
+  }
+  const float other = __shfl_xor_sync(kAllLanes, high2 ? two[0] : two[1], 2);
+  const float one = (high2 ? two[1] : two[0]) + other;
+  return one + __shfl_xor_sync(kAllLanes, one, 1);
+}
+
+struct StepVectors {
+  float product[128];  // A x
+  float row[128];      // row m of A
+  float parts[8];      // of x^T A x, one a warp
+};
+
+struct Reducer {
+  float a[8][8];  // A, one step behind by v w^T + w v^T
+  float x_row[8], x_col[8];
+  float v_row[8], v_col[8], w_row[8], w_col[8];
+};
+
+// Eliminates rows s = kBlocks * 16 down to (kBlocks - 1) * 16 + 1, so that m = s - 1 runs through
+// block kBlocks - 1 and all register indices are constants.
+template <uint32_t kBlocks>
+__device__ __forceinline__ void ReduceBlock(Reducer& r, StepVectors* steps, uint32_t p, float* g,
+                                            float* diag, float* off, float* beta) {
+  constexpr uint32_t kLast = kBlocks - 1;
+  const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
+  for (uint32_t m = kBlocks * kSide - 1; m + 1 > kLast * kSide; --m) {
+    const uint32_t s = m + 1;
+    if (s == p) continue;  // there is no row p
+    if (s == 1 && m == 0) {
+      // Row 1 has one entry left: nothing to eliminate.
+    }
+    StepVectors& step = steps[m & 1];
+    const uint32_t owner = m % kSide;
+    // The pass: pending update, product with x.
+    float sums[8] = {};
+#pragma unroll
+    for (uint32_t a = 0; a < kBlocks; ++a) {
+#pragma unroll
+      for (uint32_t b = 0; b < kBlocks; ++b) {
+        float e = r.a[a][b];
+        e = fmaf(-r.v_row[a], r.w_col[b], e);
+        e = fmaf(-r.w_row[a], r.v_col[b], e);
+        r.a[a][b] = e;
+        sums[a] = fmaf(e, r.x_col[b], sums[a]);
+      }
+    }
+    if (ty == owner) {
+#pragma unroll
+      for (uint32_t b = 0; b < kBlocks; ++b) step.row[Place(tx + kSide * b)] = r.a[kLast][b];
+    }
+    float quadratic = 0;
+#pragma unroll
+    for (uint32_t a = 0; a < kBlocks; ++a) quadratic = fmaf(r.x_row[a], sums[a], quadratic);
+    quadratic = WarpSum(quadratic);
+    if (threadIdx.x % kWarp == 0) step.parts[threadIdx.x / kWarp] = quadratic;
+    float sigma = 0;
+#pragma unroll
+    for (uint32_t b = 0; b < kBlocks; ++b) {
+      const float x = b == kLast && tx == owner ? 0.0f : r.x_col[b];
+      sigma = fmaf(x, x, sigma);
+    }
+    sigma = SideSum(sigma);
+    const float alpha =
+        __shfl_sync(kAllLanes, r.x_col[kLast], (threadIdx.x & 16) | owner);
+    const float product = SpreadSums(sums, tx);
+    if (tx % 2 == 0) step.product[Place(ty + kSide * (tx / 2))] = product;
+
+    float length = 0, head = 0, factor = 0;
+    const bool eliminate = sigma >= kNegligible;
+    if (eliminate) {
+      length = sqrtf(fmaf(alpha, alpha, sigma));
+      head = alpha < 0 ? alpha - length : alpha + length;
+      factor = 2.0f / fmaf(head, head, sigma);
+    }
+    const float delta = eliminate ? head - alpha : 0.0f;
+    __syncthreads();
+
+    float row_r[8], row_c[8], prod_r[8], prod_c[8];
+    LoadEight(step.row, ty, row_r);
+    LoadEight(step.row, tx, row_c);
+    LoadEight(step.product, ty, prod_r);
+    LoadEight(step.product, tx, prod_c);
+    const float row_m = step.row[Place(m)], product_m = step.product[Place(m)];
+    float whole = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) whole += step.parts[i];
+    whole = fmaf(delta, fmaf(delta, row_m, 2 * product_m), whole);
+    const float half = 0.5f * factor * whole;
+    const float w_m = eliminate ? factor * (fmaf(delta, row_m, product_m) - half * head) : 0.0f;
+    const float v_m = head;
+#pragma unroll
+    for (uint32_t a = 0; a < kBlocks; ++a) {
+      const uint32_t i = ty + kSide * a, j = tx + kSide * a;
+      // Without a reflector v and w are zero.
+      r.v_row[a] = eliminate ? (i == m ? head : r.x_row[a]) : 0.0f;
+      r.v_col[a] = eliminate ? (j == m ? head : r.x_col[a]) : 0.0f;
+      r.w_row[a] = factor * (fmaf(delta, row_r[a], prod_r[a]) - half * r.v_row[a]);
+      r.w_col[a] = factor * (fmaf(delta, row_c[a], prod_c[a]) - half * r.v_col[a]);
+      // Beyond the active rows everything is zero.
+      if (i > m) r.v_row[a] = r.w_row[a] = 0;
+      if (j > m) r.v_col[a] = r.w_col[a] = 0;
+      r.x_row[a] = i < m ? row_r[a] - v_m * r.w_row[a] - w_m * r.v_row[a] : 0.0f;
+      r.x_col[a] = j < m ? row_c[a] - v_m * r.w_col[a] - w_m * r.v_col[a] : 0.0f;
+    }
+    if (ty == 0) {
+#pragma unroll
+      for (uint32_t b = 0; b < kBlocks; ++b) g[size_t{s} * p + tx + kSide * b] = r.v_col[b];
+    }
+    if (threadIdx.x == 0) {
+      off[m] = eliminate ? (alpha < 0 ? length : -length) : alpha;
+      beta[s] = factor;
+      diag[m] = row_m - 2 * v_m * w_m;
+    }
+  }
+}
+
+template <uint32_t kBlocks>
+__device__ __forceinline__ void ReduceFrom(Reducer& r, StepVectors* steps, uint32_t p, float* g,
+                                           float* diag, float* off, float* beta) {
+  ReduceBlock<kBlocks>(r, steps, p, g, diag, off, beta);
+  if constexpr (kBlocks > 1) ReduceFrom<kBlocks - 1>(r, steps, p, g, diag, off, beta);
+}
+
+// Chunk of kChunk long-side entries to shared memory, each a vector of p short-side ones in Place
+// order.
+__device__ inline void LoadChunk(const EncodeBatch& b, const float* y, uint32_t first,
+                                 float (*chunk)[128]) {
+  if (b.tokens_short != 0) {
+    for (uint32_t i = threadIdx.x; i < kChunk * b.p; i += kThreads) {
+      chunk[i / b.p][Place(i % b.p)] = y[size_t{first} * b.p + i];
+    }
+  } else {
+    for (uint32_t i = threadIdx.x; i < kChunk * b.p; i += kThreads) {
+      const uint32_t c = i / kChunk, k = i % kChunk;
+      chunk[k][Place(c)] = y[size_t{c} * b.n + first + k];
+    }
+  }
+}
+
+template <uint32_t kBlocks>
+__device__ void TridiagonaliseSlot(const EncodeBatch& b, uint32_t slot, float (*chunk)[128],
+                                   StepVectors* steps) {
+  const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
+  const uint32_t p = b.p;
+  const Slot& state = b.slots[slot];
+  const float* y =
+      (state.deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
+  Reducer r;
+#pragma unroll
+  for (uint32_t i = 0; i < 8; ++i) {
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) r.a[i][j] = 0;
+    r.x_row[i] = r.x_col[i] = r.v_row[i] = r.v_col[i] = r.w_row[i] = r.w_col[i] = 0;
+  }
+  for (uint32_t first = 0; first < b.q; first += kChunk) {
+    __syncthreads();
+    LoadChunk(b, y, first, chunk);
+    __syncthreads();
+#pragma unroll 4
+    for (uint32_t k = 0; k < kChunk; ++k) {
+      float rows[8], cols[8];
+      LoadEight(chunk[k], ty, rows);
+      LoadEight(chunk[k], tx, cols);
+#pragma unroll
+      for (uint32_t i = 0; i < kBlocks; ++i) {
+#pragma unroll
+        for (uint32_t j = 0; j < kBlocks; ++j) r.a[i][j] = fmaf(rows[i], cols[j], r.a[i][j]);
+      }
+    }
+  }
+  float* g = b.gram + size_t{slot} * p * p;
+  float* diag = b.tri + size_t{slot} * 3 * p;
+  float* off = diag + p;
+  float* beta = off + p;
+  // The last row starts as x.
+  __syncthreads();
+  StepVectors& start = steps[0];
+  if (ty == kSide - 1) {
+#pragma unroll
+    for (uint32_t j = 0; j < kBlocks; ++j) {
+      start.row[Place(tx + kSide * j)] = r.a[kBlocks - 1][j];
+    }
+  }
+  __syncthreads();
+  LoadEight(start.row, ty, r.x_row);
+  LoadEight(start.row, tx, r.x_col);
+  if (threadIdx.x == 0) {
+    diag[p - 1] = start.row[Place(p - 1)];
+    beta[0] = 0;
+  }
+  if (ty == kSide - 1) r.x_row[kBlocks - 1] = 0;
+  if (tx == kSide - 1) r.x_col[kBlocks - 1] = 0;
+  __syncthreads();
+  ReduceFrom<kBlocks>(r, steps, p, g, diag, off, beta);
+}
+
+// Slots of this round: all in use, or those on the list.
+__device__ inline uint32_t SlotCount(const EncodeBatch& b, uint32_t round) {
+  return round == 0 ? b.counters[0] : b.counters[round];
+}
+__device__ inline uint32_t SlotAt(const EncodeBatch& b, uint32_t round, uint32_t i) {
+  return round == 0 ? i : b.pending[size_t{round - 1} * b.max_slots + i];
+}
+
+template <uint32_t kBlocks>
+__global__ void __launch_bounds__(kThreads, 2)
+    TridiagonalKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ __align__(16) float chunk[kChunk][128];
+  __shared__ __align__(16) StepVectors steps[2];
+  const uint32_t count = SlotCount(b, round);
+  for (uint32_t i = blockIdx.x; i < count; i += gridDim.x) {
+    const uint32_t slot = SlotAt(b, round, i);
+    if (b.slots[slot].finite == 0) continue;
+    __syncthreads();
+    TridiagonaliseSlot<kBlocks>(b, slot, chunk, steps);
+  }
+}
+
+constexpr uint32_t kLargeThreads = 1024;
+constexpr uint32_t kLargeP = 512;
+
+// 64 x 64 of the Gram matrix a block.
+__global__ void __launch_bounds__(kThreads)
+    LargeGramKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ float rows[kChunk][64], cols[kChunk][64];
+  const uint32_t p = b.p, blocks = p / 64;
+  const uint32_t count = SlotCount(b, round);
+  const uint32_t i0 = blockIdx.y / blocks * 64, j0 = blockIdx.y % blocks * 64;
+  const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
+  for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
+    const uint32_t slot = SlotAt(b, round, at);
+    if (b.slots[slot].finite == 0) continue;
+    const float* y =
+        (b.slots[slot].deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
+    float acc[4][4] = {};
+    for (uint32_t first = 0; first < b.q; first += kChunk) {
+      __syncthreads();
+      for (uint32_t i = threadIdx.x; i < kChunk * 64; i += kThreads) {
+        if (b.tokens_short != 0) {
+          const uint32_t k = i / 64, j = i % 64;
+          rows[k][j] = y[size_t{first + k} * p + i0 + j];
+          cols[k][j] = y[size_t{first + k} * p + j0 + j];
+        } else {
+          const uint32_t j = i / kChunk, k = i % kChunk;
+          rows[k][j] = y[size_t{i0 + j} * b.n + first + k];
+          cols[k][j] = y[size_t{j0 + j} * b.n + first + k];
+        }
+      }
+      __syncthreads();
+      for (uint32_t k = 0; k < kChunk; ++k) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+          for (uint32_t j = 0; j < 4; ++j) {
+            acc[i][j] = fmaf(rows[k][ty + 16 * i], cols[k][tx + 16 * j], acc[i][j]);
+          }
+        }
+      }
+    }
+    float* g = b.gram + size_t{slot} * p * p;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) {
+        g[size_t{i0 + ty + 16 * i} * p + j0 + tx + 16 * j] = acc[i][j];
+      }
+    }
+  }
+}
+
+// Full matrix in device memory; the update of the step before runs with the product. A warp takes
+// rows, so that reads are lines and products end in one reduction.
+__global__ void __launch_bounds__(kLargeThreads, 1)
+    LargeTridiagonalKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ float v[kLargeP], w[kLargeP], x[kLargeP], y[kLargeP];
+  __shared__ float room[kLargeThreads / kWarp];
+  const uint32_t p = b.p, count = SlotCount(b, round);
+  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
+    const uint32_t slot = SlotAt(b, round, at);
+    if (b.slots[slot].finite == 0) continue;
+    float* g = b.gram + size_t{slot} * p * p;
+    float* diag = b.tri + size_t{slot} * 3 * p;
+    float* off = diag + p;
+    float* beta = off + p;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < p; i += kLargeThreads) v[i] = w[i] = 0;
+    __syncthreads();
+    for (uint32_t s = p - 1; s >= 1; --s) {
+      float* row = g + size_t{s} * p;
+      // The row with the pending update; diagonal included.
+      const float v_s = v[s], w_s = w[s];
+      float squares = 0;
+      for (uint32_t c = threadIdx.x; c <= s; c += kLargeThreads) {
+        const float e = row[c] - v_s * w[c] - w_s * v[c];
+        x[c] = e;
+        if (c + 1 < s) squares = fmaf(e, e, squares);
+      }
+      const float sigma = BlockSum(squares, room);
+      const float alpha = x[s - 1];
+      float length = 0, head = 0, factor = 0;
+      const bool eliminate = sigma >= kNegligible;
+      if (eliminate) {
+        length = sqrtf(fmaf(alpha, alpha, sigma));
+        head = alpha < 0 ? alpha - length : alpha + length;
+        factor = 2.0f / fmaf(head, head, sigma);
+      }
+      if (threadIdx.x == 0) {
+        diag[s] = x[s];
+        off[s - 1] = eliminate ? (alpha < 0 ? length : -length) : alpha;
+        beta[s] = factor;
+      }
+      __syncthreads();
+      for (uint32_t c = threadIdx.x; c <= s; c += kLargeThreads) {
+        const float e = !eliminate || c == s ? 0.0f : c + 1 == s ? head : x[c];
+        x[c] = e;
+        if (c < s) row[c] = e;
+      }
+      __syncthreads();
+      for (uint32_t i = warp; i < s; i += kLargeThreads / kWarp) {
+        float* a = g + size_t{i} * p;
+        const float v_i = v[i], w_i = w[i];
+        float sum = 0;
+        for (uint32_t c = lane; c < s; c += kWarp) {
+          const float e = a[c] - v_i * w[c] - w_i * v[c];
+          a[c] = e;
+          sum = fmaf(e, x[c], sum);
+        }
+        sum = WarpSum(sum);
+        if (lane == 0) y[i] = sum;
+      }
+      __syncthreads();
+      float dot = 0;
+      for (uint32_t c = threadIdx.x; c < s; c += kLargeThreads) dot = fmaf(x[c], y[c], dot);
+      const float half = 0.5f * factor * BlockSum(dot, room);
+      for (uint32_t c = threadIdx.x; c < s; c += kLargeThreads) {
+        v[c] = x[c];
+        w[c] = (y[c] - x[c] * half) * factor;
+      }
+      if (threadIdx.x == 0) v[s] = w[s] = 0;
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+      diag[0] = g[0] - 2 * v[0] * w[0];
+      beta[0] = 0;
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchTridiagonalise(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
+  // Later rounds are rare: few blocks walk the list of tiles that need them.
+  const uint32_t grid = round == 0 || b.max_slots < 264 ? b.max_slots : 264;
+  switch (b.p) {
+    case 64:
+      TridiagonalKernel<4><<<grid, kThreads, 0, stream>>>(b, round);
+      break;
+    case 80:
+      TridiagonalKernel<5><<<grid, kThreads, 0, stream>>>(b, round);
+      break;
+    case 96:
+      TridiagonalKernel<6><<<grid, kThreads, 0, stream>>>(b, round);
+      break;
+    case 112:
+      TridiagonalKernel<7><<<grid, kThreads, 0, stream>>>(b, round);
+      break;
+    case 128:
+      TridiagonalKernel<8><<<grid, kThreads, 0, stream>>>(b, round);
+      break;
+    default:
+      LargeGramKernel<<<dim3(grid, b.p / 64 * (b.p / 64)), kThreads, 0, stream>>>(b, round);
+      LargeTridiagonalKernel<<<grid, kLargeThreads, 0, stream>>>(b, round);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace kvstow::gpu
