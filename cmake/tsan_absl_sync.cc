@@ -2,7 +2,8 @@
 // so locks taken inside the library go unseen, and everything they guard looks like a race.
 //
 // The linker's --wrap sends each call of Abseil's synchronisation through here, where it is
-// annotated; KvstowTsanAbslSync.cmake lists the symbols. Only in builds with KVSTOW_SANITIZE=thread.
+// annotated; KvstowTsanAbslSync.cmake lists the symbols. Only in builds with
+// KVSTOW_SANITIZE=thread.
 #include <sanitizer/tsan_interface.h>
 
 #include "absl/synchronization/mutex.h"
