@@ -13,19 +13,20 @@ constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWarps = kThreads / kWarp;
 constexpr int kBins = 512;
 constexpr int kIterations = 12;
-// Largest weight of a value in the histograms: 22 * 576 values stay below 2^32.
-constexpr double kWeightUnit = 65536;
+// Fixed point of the histograms: 22 * 576 values of weight 2^24 and magnitude 2^16 stay exact.
+constexpr double kWeightUnit = 0x1p24;
+constexpr float kValueUnit = 0x1p16f;
 
 __device__ constexpr double kNormal[8] = {0.1284, 0.3881, 0.6568, 0.9424,
                                           1.2562, 1.6181, 2.0690, 2.7326};
 
 struct Room {
-  uint32_t histogram[2][kBins];
-  double weight[2][kBins + 1], moment[2][kBins + 1];  // sums over bins below
+  // Of each bin, then as doubles of all bins below.
+  unsigned long long weight[2][kBins + 1], moment[2][kBins + 1];
   int8_t levels[2][16];
   uint8_t code_of_bin[2][kBins];
   double phi[kMaxVectors], fitted[kMaxVectors];
-  uint32_t weights[kMaxVectors];
+  unsigned long long weights[kMaxVectors];
   double normal[kMaxVectors][kMaxVectors + 1];
   double cross[kMaxVectors][kMaxVectors + 1];
   float stretch[2], rms[2];
@@ -128,44 +129,38 @@ __device__ void Survey(const float* values, uint32_t rank, uint32_t length, uint
     room->rms[which] = static_cast<float>(sqrt(squares / (rank * length))) * stretch;
   }
   for (uint32_t i = threadIdx.x; i < rank * length; i += kThreads) {
-    atomicAdd(&room->histogram[which][BinOf(values[i], stretch)], room->weights[i / length]);
+    const int bin = BinOf(values[i], stretch);
+    const long long value = llrintf(values[i] * stretch * kValueUnit);
+    const unsigned long long weight = room->weights[i / length];
+    atomicAdd(&room->weight[which][bin], weight);
+    atomicAdd(&room->moment[which][bin],
+              static_cast<unsigned long long>(value * static_cast<long long>(weight)));
   }
   __syncthreads();
 }
 
-// Running sums of the histogram, values at the middle of their bins; one warp.
-__device__ void Accumulate(uint32_t which, Room* room) {
+// Running sums of the histogram, in place; one warp.
+__device__ void Accumulate(unsigned long long* sums, double unit) {
   constexpr int kEach = kBins / kWarp;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
-  double weight = 0, moment = 0;
+  double total = 0;
   for (int i = 0; i < kEach; ++i) {
-    const int bin = lane * kEach + i;
-    weight += room->histogram[which][bin];
-    moment += static_cast<double>(room->histogram[which][bin]) * (2 * bin + 1 - kBins);
+    total += static_cast<double>(static_cast<long long>(sums[lane * kEach + i]));
   }
-  double before = weight, before_moment = moment;
+  double before = total;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
-    const double w = __shfl_up_sync(kAllLanes, before, step);
-    const double m = __shfl_up_sync(kAllLanes, before_moment, step);
-    if (lane >= step) {
-      before += w;
-      before_moment += m;
-    }
+    const double other = __shfl_up_sync(kAllLanes, before, step);
+    if (lane >= step) before += other;
   }
-  before -= weight;
-  before_moment -= moment;
+  before -= total;
   for (int i = 0; i < kEach; ++i) {
-    const int bin = lane * kEach + i;
-    room->weight[which][bin] = before;
-    room->moment[which][bin] = before_moment / kBins;
-    before += room->histogram[which][bin];
-    before_moment += static_cast<double>(room->histogram[which][bin]) * (2 * bin + 1 - kBins);
+    unsigned long long& at = sums[lane * kEach + i];
+    const auto here = static_cast<double>(static_cast<long long>(at));
+    at = __double_as_longlong(before / unit);
+    before += here;
   }
-  if (lane == 31) {
-    room->weight[which][kBins] = before;
-    room->moment[which][kBins] = before_moment / kBins;
-  }
+  if (lane == 31) sums[kBins] = __double_as_longlong(before / unit);
   __syncwarp();
 }
 
@@ -186,8 +181,10 @@ __device__ void FitLevels(uint32_t which, Room* room) {
     }
     int from = __shfl_up_sync(kAllLanes, to, 1, 16);
     if (i == 0) from = 0;
-    const double weight = room->weight[which][to] - room->weight[which][from];
-    const double moment = room->moment[which][to] - room->moment[which][from];
+    const double weight = __longlong_as_double(room->weight[which][to]) -
+                          __longlong_as_double(room->weight[which][from]);
+    const double moment = __longlong_as_double(room->moment[which][to]) -
+                          __longlong_as_double(room->moment[which][from]);
     explained = 0;
     if (weight > 0) {
       level = moment / weight;
@@ -224,7 +221,8 @@ __device__ void FitLevels(uint32_t which, Room* room) {
 __device__ void MakeCodebook(const EncodeBatch& b, uint32_t which, Room* room) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   if (b.closed_loop != 0) {
-    Accumulate(which, room);
+    Accumulate(room->weight[which], 1);
+    Accumulate(room->moment[which], kValueUnit);
     FitLevels(which, room);
   } else {
     if (lane < 16) {
@@ -349,10 +347,10 @@ __global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant_
     for (uint32_t i = 0; i < rank; ++i) largest = fmax(largest, room.phi[i]);
     const double share = largest > 0 ? room.phi[threadIdx.x] / largest : 1;
     room.weights[threadIdx.x] =
-        max(1u, static_cast<uint32_t>(share * share * kWeightUnit));
+        max(1ull, static_cast<unsigned long long>(share * share * kWeightUnit));
   }
   for (uint32_t i = threadIdx.x; i < 2 * kBins; i += kThreads) {
-    room.histogram[i / kBins][i % kBins] = 0;
+    room.weight[i / kBins][i % kBins] = room.moment[i / kBins][i % kBins] = 0;
   }
   __syncthreads();
   Survey(u, rank, n, 0, &room);
