@@ -40,6 +40,36 @@ struct Powers {
 };
 __constant__ constexpr Powers kPowers;
 
+// Entry [k][b] is byte k of a word with value b, times x^(8 * kStride).
+struct FoldTable {
+  uint32_t entries[4][256];
+  constexpr FoldTable() : entries() {
+    constexpr Powers powers;
+    for (uint32_t k = 0; k < 4; ++k) {
+      entries[k][0] = 0;
+      for (uint32_t bit = 0; bit < 8; ++bit) {
+        const uint32_t one = 1u << bit;
+        entries[k][one] = Multiply(one << (8 * k), powers.x_to_bytes[9]);
+        for (uint32_t b = 1; b < one; ++b) entries[k][one + b] = entries[k][one] ^ entries[k][b];
+      }
+    }
+  }
+};
+__device__ constexpr FoldTable kFold;
+
+// [lane]: x^(8 (4 + 16 (31 - lane))), from a lane's last word to the end of a stride.
+struct LaneShifts {
+  uint32_t shifts[kWarp];
+  constexpr LaneShifts() : shifts() {
+    constexpr Powers powers;
+    shifts[kWarp - 1] = powers.x_to_bytes[2];
+    for (uint32_t i = kWarp - 1; i-- > 0;) {
+      shifts[i] = Multiply(shifts[i + 1], powers.x_to_bytes[4]);
+    }
+  }
+};
+__device__ constexpr LaneShifts kLaneShifts;
+
 // x^(8 bytes).
 __device__ uint32_t ShiftFor(uint64_t bytes) {
   uint32_t power = 0x80000000u;
@@ -71,9 +101,8 @@ __global__ void __launch_bounds__(kThreads) ChecksumKernel(const ChecksumRange* 
                                                            uint32_t count, uint32_t segments,
                                                            uint32_t* crcs) {
   __shared__ uint32_t table[4][256];
-  // Entry [k][b] is byte k of a word with value b, times x^(8 * kStride).
   for (uint32_t i = threadIdx.x; i < 1024; i += kThreads) {
-    table[i / 256][i % 256] = Multiply(i % 256 << (8 * (i / 256)), kPowers.x_to_bytes[9]);
+    table[i / 256][i % 256] = kFold.entries[i / 256][i % 256];
   }
   __syncthreads();
   const uint32_t lane = threadIdx.x % kWarp;
@@ -81,57 +110,47 @@ __global__ void __launch_bounds__(kThreads) ChecksumKernel(const ChecksumRange* 
   for (uint64_t w = uint64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; w < work;
        w += uint64_t{gridDim.x} * kWarps) {
     const auto index = static_cast<uint32_t>(w / segments);
-    const uint64_t first = w % segments * kSegment;
+    const uint64_t behind = w % segments * kSegment;  // segments count from the end
     const ChecksumRange range = ranges[index];
-    if (first >= range.size && !(first == 0 && range.size == 0)) continue;
-    const auto size = static_cast<uint32_t>(
-        range.size - first < kSegment ? range.size - first : kSegment);
-    const uint8_t* bytes = range.bytes + first;
-    const uint32_t whole = size / 16;  // 16-byte pieces; lane takes every 32nd
+    const uint64_t pieces = range.size / 16;  // whole 16-byte pieces; the tail is the last warp's
+    const auto tail = static_cast<uint32_t>(range.size % 16);
+    if (16 * pieces <= behind && behind > 0) continue;
+    // Pieces of this segment, the last stride a whole one: lanes of the first may get nothing.
+    const uint64_t end = pieces - behind / 16;
+    const auto whole = static_cast<uint32_t>(end < kSegment / 16 ? end : kSegment / 16);
+    const uint4* from = reinterpret_cast<const uint4*>(range.bytes) + (end - whole);
+    const uint32_t strides = (whole + kWarp - 1) / kWarp;
+    auto piece = static_cast<int32_t>(whole) - static_cast<int32_t>(strides * kWarp) +
+                 static_cast<int32_t>(lane);
     uint32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    uint32_t last = 0;  // pieces behind the last one of this lane, counted to the end of the pieces
-    bool any = false;
-    for (uint32_t piece = lane; piece < whole; piece += kWarp) {
-      uint4 x = reinterpret_cast<const uint4*>(bytes)[piece];
+#pragma unroll 4
+    for (uint32_t i = 0; i < strides; ++i, piece += kWarp) {
+      uint4 x = make_uint4(0, 0, 0, 0);
+      if (piece >= 0) x = from[piece];
       // The initial value is the first word inverted.
-      if (first == 0 && piece == 0) x.x = ~x.x;
-      if (any) {
-        s0 = Fold(table, s0);
-        s1 = Fold(table, s1);
-        s2 = Fold(table, s2);
-        s3 = Fold(table, s3);
-      }
-      any = true;
-      s0 ^= x.x;
-      s1 ^= x.y;
-      s2 ^= x.z;
-      s3 ^= x.w;
-      last = whole - 1 - piece;
+      if (piece == 0 && end == whole) x.x = ~x.x;
+      s0 = Fold(table, s0) ^ x.x;
+      s1 = Fold(table, s1) ^ x.y;
+      s2 = Fold(table, s2) ^ x.z;
+      s3 = Fold(table, s3) ^ x.w;
     }
-    // Behind word i of the last piece lie 4 (3 - i) + 16 last bytes, and the word itself takes 4.
-    uint32_t remainder = 0;
-    const uint64_t behind = range.size - first - uint64_t{16} * whole;
-    if (any) {
-      const uint32_t word = kPowers.x_to_bytes[2];
-      remainder = s0;
-      remainder = Multiply(remainder, word) ^ s1;
-      remainder = Multiply(remainder, word) ^ s2;
-      remainder = Multiply(remainder, word) ^ s3;
-      remainder = Multiply(remainder, ShiftFor(4 + uint64_t{16} * last + behind));
-    }
-    if (size % 16 != 0 && lane == 0) {
-      // Short ranges that are no tiles: the initial value may reach into the tail.
-      const uint32_t start = first == 0 && whole == 0 ? 0xffffffffu : 0;
-      const uint32_t tail = TailRemainder(bytes + 16 * whole, size % 16, start);
-      remainder ^= Multiply(tail, ShiftFor(range.size - first - size));
-    } else if (range.size == 0 && lane == 0) {
-      remainder ^= 0xffffffffu;
-    }
+    const uint32_t word = kPowers.x_to_bytes[2];
+    uint32_t remainder = Multiply(s0, word) ^ s1;
+    remainder = Multiply(remainder, word) ^ s2;
+    remainder = Multiply(remainder, word) ^ s3;
+    remainder = Multiply(remainder, kLaneShifts.shifts[lane]);
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
       remainder ^= __shfl_xor_sync(kAllLanes, remainder, step);
     }
-    if (lane == 0) atomicXor(&crcs[index], remainder);
+    if (lane != 0) continue;
+    if (behind + tail > 0) remainder = Multiply(remainder, ShiftFor(behind + tail));
+    if (behind == 0 && (tail > 0 || pieces == 0)) {
+      // Short ranges that are no tiles: the initial value may reach into the tail.
+      const uint32_t start = pieces == 0 ? 0xffffffffu : 0;
+      remainder ^= TailRemainder(range.bytes + 16 * pieces, tail, start);
+    }
+    atomicXor(&crcs[index], remainder);
   }
 }
 

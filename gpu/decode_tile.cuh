@@ -43,12 +43,23 @@ struct DecodeShape : RowShape<kDim> {
   }
 };
 
+// Words of a thread's codes at four bits, the most it may have.
+template <uint32_t kDim>
+inline constexpr uint32_t kCodeWords = (RowShape<kDim>::kChannels / 2 + 3) / 4;
+
+// Reads the thread's codes; `words` past them stay unset.
 template <uint32_t kDim, uint32_t kBits>
-__device__ inline void UnpackLevels(const uint8_t* codes, const float* levels,
-                                    float (&x)[RowShape<kDim>::kChannels]) {
+__device__ inline void LoadCodes(const uint8_t* codes, uint32_t (&words)[kCodeWords<kDim>]) {
   constexpr uint32_t kBytes = RowShape<kDim>::kChannels * kBits / 8;
-  uint32_t words[(kBytes + 3) / 4];
-  LoadChunk<kBytes>(codes, words);
+  uint32_t chunk[(kBytes + 3) / 4];
+  LoadChunk<kBytes>(codes, chunk);
+#pragma unroll
+  for (uint32_t i = 0; i < (kBytes + 3) / 4; ++i) words[i] = chunk[i];
+}
+
+template <uint32_t kDim, uint32_t kBits>
+__device__ inline void UnpackLevels(const uint32_t (&words)[kCodeWords<kDim>], const float* levels,
+                                    float (&x)[RowShape<kDim>::kChannels]) {
 #pragma unroll
   for (uint32_t i = 0; i < RowShape<kDim>::kChannels; ++i) {
     const uint32_t bit = i * kBits;
@@ -169,13 +180,14 @@ __device__ inline void CopyRawRows(const DecodeTile& tile, uint32_t first_row, u
 // A block decodes kRows rows of tile blockIdx.y.
 template <uint32_t kDim>
 __global__ void __launch_bounds__(kDecodeThreads)
-    DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, RotaryShape rotary,
-                 const __grid_constant__ TileTables tables) {
+    DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, uint32_t side_bytes,
+                 RotaryShape rotary, const __grid_constant__ TileTables tables) {
   using Shape = DecodeShape<kDim>;
   constexpr uint32_t kChannels = Shape::kChannels;
   __shared__ __align__(16) float v_rows[kComponents][kDim];
   __shared__ float levels[16];
-  extern __shared__ __align__(16) uint8_t stage_memory[];
+  extern __shared__ __align__(16) uint8_t side[];
+  uint8_t* const stage_memory = side + side_bytes;
 
   const DecodeTile tile = tiles[blockIdx.x];
   const uint32_t first_row = blockIdx.y * Shape::kRows;
@@ -187,36 +199,52 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const BodyLayout at = LayoutOfBody(n, kDim, head);
   const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
   const uint32_t lane = threadIdx.x % Shape::kLanes;
-  if (threadIdx.x < 16) levels[threadIdx.x] = tables.levels[(head.bits - 1) & 3][threadIdx.x];
-  __syncthreads();
 
-  float x[kChannels];
+  // Codes to registers and all that follows them to shared memory, with one wait for both.
+  uint32_t words[kCodeWords<kDim>];
   const uint8_t* codes =
       tile.body + size_t{row} * (kDim * head.bits / 8) + lane * (kChannels * head.bits / 8);
   switch (head.bits) {
     case 1:
-      UnpackLevels<kDim, 1>(codes, levels, x);
+      LoadCodes<kDim, 1>(codes, words);
       break;
     case 2:
-      UnpackLevels<kDim, 2>(codes, levels, x);
+      LoadCodes<kDim, 2>(codes, words);
       break;
     case 3:
-      UnpackLevels<kDim, 3>(codes, levels, x);
+      LoadCodes<kDim, 3>(codes, words);
       break;
     default:
-      UnpackLevels<kDim, 4>(codes, levels, x);
+      LoadCodes<kDim, 4>(codes, words);
+  }
+  for (uint32_t i = threadIdx.x; i < (at.total - at.lengths) / 16; i += kDecodeThreads) {
+    reinterpret_cast<uint4*>(side)[i] = reinterpret_cast<const uint4*>(tile.body + at.lengths)[i];
+  }
+  const uint8_t* body = side - at.lengths;  // offsets are those of the layout
+  if (threadIdx.x < 16) levels[threadIdx.x] = tables.levels[(head.bits - 1) & 3][threadIdx.x];
+  __syncthreads();
+
+  float x[kChannels];
+  switch (head.bits) {
+    case 1:
+      UnpackLevels<kDim, 1>(words, levels, x);
+      break;
+    case 2:
+      UnpackLevels<kDim, 2>(words, levels, x);
+      break;
+    case 3:
+      UnpackLevels<kDim, 3>(words, levels, x);
+      break;
+    default:
+      UnpackLevels<kDim, 4>(words, levels, x);
   }
   Cosine<kDim, false>(tables.dct, x);
   Hadamard<kDim>(x, lane);
 
-  const auto load16 = [&](uint32_t offset) {
-    return static_cast<uint16_t>(tile.body[offset] | tile.body[offset + 1] << 8);
-  };
-  // The reference follows n-dependent parts that are multiples of 4 bytes.
-  float reference = *reinterpret_cast<const float*>(tile.body + at.reference);
+  float reference = *reinterpret_cast<const float*>(body + at.reference);
   if (!isfinite(reference)) reference = 0;
-  const float length = reference * LengthFactor(tile.body[at.lengths + row]) *
-                       rsqrtf(static_cast<float>(Shape::kOuter));
+  const float length =
+      reference * LengthFactor(body[at.lengths + row]) * rsqrtf(static_cast<float>(Shape::kOuter));
   uint32_t signs[(kChannels + 31) / 32];
   LoadSigns<kDim>(lane, signs);
 #pragma unroll
@@ -227,26 +255,28 @@ __global__ void __launch_bounds__(kDecodeThreads)
   for (uint32_t first = 0; first < components; first += kComponents) {
     const uint32_t count = min(kComponents, components - first);
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < count * kDim; i += kDecodeThreads) {
-      const uint32_t j = first + i / kDim, c = i % kDim;
-      float value;
+    for (uint32_t i = threadIdx.x; i < count * (kDim / 2); i += kDecodeThreads) {
+      const uint32_t j = first + i / (kDim / 2), pair = i % (kDim / 2);
+      float2 value;
       if (j < head.rank) {
-        const uint32_t code = tile.body[at.v_codes + (j * kDim + c) / 2] >> (c % 2 * 4) & 15;
-        const float phi = SideValue(load16(at.phi + 2 * j));
-        value = static_cast<float>(static_cast<int8_t>(tile.body[at.v_levels + code])) *
-                (phi * (1.0f / 128));
+        const uint32_t two = body[at.v_codes + j * (kDim / 2) + pair];
+        const float phi = SideValue(*reinterpret_cast<const uint16_t*>(body + at.phi + 2 * j));
+        const float unit = phi * (1.0f / 128);
+        value.x = static_cast<float>(static_cast<int8_t>(body[at.v_levels + (two & 15)])) * unit;
+        value.y = static_cast<float>(static_cast<int8_t>(body[at.v_levels + (two >> 4)])) * unit;
       } else {
-        value = SideValue(load16(at.means + 2 * c));
+        const auto* means = reinterpret_cast<const uint16_t*>(body + at.means);
+        value = make_float2(SideValue(means[2 * pair]), SideValue(means[2 * pair + 1]));
       }
-      v_rows[i / kDim][c] = value;
+      *reinterpret_cast<float2*>(&v_rows[i / (kDim / 2)][2 * pair]) = value;
     }
     __syncthreads();
     for (uint32_t j = 0; j < count; ++j) {
       float u = 1;
       if (first + j < head.rank) {
         const uint32_t at_u = (first + j) * n + row;
-        const uint32_t code = tile.body[at.u_codes + at_u / 2] >> (at_u % 2 * 4) & 15;
-        u = static_cast<float>(static_cast<int8_t>(tile.body[at.u_levels + code])) * (1.0f / 128);
+        const uint32_t code = body[at.u_codes + at_u / 2] >> (at_u % 2 * 4) & 15;
+        u = static_cast<float>(static_cast<int8_t>(body[at.u_levels + code])) * (1.0f / 128);
       }
       const float4* v = reinterpret_cast<const float4*>(&v_rows[j][lane * kChannels]);
 #pragma unroll
@@ -301,11 +331,16 @@ cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, 
   using Shape = DecodeShape<kDim>;
   const bool as_floats = dtype == kFp32 || rotary.pairs > 0;
   const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
-  const cudaError_t error = cudaFuncSetAttribute(
-      DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::StageBytes(4));
+  const Head largest = {.coded = 1, .bits = 4, .rank = 32, .exponent = 0, .has_means = 1,
+                        .rotary_undone = 0};
+  const BodyLayout at = LayoutOfBody(n, kDim, largest);
+  const uint32_t side = at.total - at.lengths;
+  const cudaError_t error =
+      cudaFuncSetAttribute(DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(stage + side));
   if (error != cudaSuccess) return error;
-  DecodeKernel<kDim><<<dim3(count, n / Shape::kRows), kDecodeThreads, stage, stream>>>(
-      tiles, n, dtype, rotary, tables);
+  DecodeKernel<kDim><<<dim3(count, n / Shape::kRows), kDecodeThreads, stage + side, stream>>>(
+      tiles, n, dtype, side, rotary, tables);
   return cudaGetLastError();
 }
 

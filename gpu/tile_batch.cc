@@ -85,7 +85,7 @@ EncodeBatch PlanEncode(const EncodeSettings& settings, uint32_t tiles, void* scr
   b.q = std::max(b.n, b.d);
   b.tokens_short = b.n <= b.d ? 1 : 0;
   b.k = BulkIndex(b.p);
-  b.leading = 3 * b.k + 1;
+  b.leading = (options.shrinker == Shrinker::kOptimal ? 3 : 2) * b.k + 1;
   b.max_body = static_cast<uint32_t>(MaxTileBodyBytes(shape));
   b.bits = options.bits;
   b.optimal = options.shrinker == Shrinker::kOptimal ? 1 : 0;

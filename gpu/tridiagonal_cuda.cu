@@ -2,11 +2,11 @@
 //
 // For p <= 128 a block of 16 x 16 threads holds G in registers, thread (ty, tx) the rows ty + 16 a
 // and the columns tx + 16 b, so that work stays even while the active matrix shrinks, and the Gram
-// product leaves its sums where the reduction wants them. From the last row up, one step is one
-// pass and one barrier: the rank-two update of the step before, the product with the next row as it
-// stands, and that row's successor. The reflector v differs from the row x in one element, v = x +
-// delta e_m, so A v = A x + delta A e_m needs no norm before the product, and what would have been
-// three dependent reductions run side by side.
+// product leaves its sums where the reduction wants them. From the last row up, a step is one pass
+// of all warps over the matrix (the rank-two update of the step before, and the product with the
+// next row) and a short turn of one warp that makes the next vectors. The reflector v differs from
+// the row x in one element, v = x + delta e_m, so A v = A x + delta A e_m needs no norm before the
+// product, and the next row needs no pass of its own.
 //
 // Larger p (192, 256, 512) run one block a tile on a matrix in device memory, in plain steps.
 #include "gpu/elements.cuh"
@@ -28,18 +28,15 @@ __device__ inline uint32_t Place(uint32_t j) {
   return b / 4 * 64 + t * 4 + b % 4;
 }
 
-__device__ inline void LoadEight(const float* vector, uint32_t t, float (&out)[8]) {
+// The thread's first kCount values of a vector.
+template <uint32_t kCount>
+__device__ inline void LoadVector(const float* vector, uint32_t t, float (&out)[8]) {
   const float4 lo = *reinterpret_cast<const float4*>(vector + t * 4);
-  const float4 hi = *reinterpret_cast<const float4*>(vector + 64 + t * 4);
   out[0] = lo.x, out[1] = lo.y, out[2] = lo.z, out[3] = lo.w;
-  out[4] = hi.x, out[5] = hi.y, out[6] = hi.z, out[7] = hi.w;
-}
-
-// Sum over the 16 lanes with the same ty.
-__device__ inline float SideSum(float x) {
-#pragma unroll
-  for (int step = 8; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
-  return x;
+  if constexpr (kCount > 4) {
+    const float4 hi = *reinterpret_cast<const float4*>(vector + 64 + t * 4);
+    out[4] = hi.x, out[5] = hi.y, out[6] = hi.z, out[7] = hi.w;
+  }
 }
 
 // sums[a] over the 16 lanes; lane tx gets that of a = tx / 2.
@@ -61,121 +58,111 @@ __device__ inline float SpreadSums(float (&sums)[8], uint32_t tx) {
   return one + __shfl_xor_sync(kAllLanes, one, 1);
 }
 
+// Vectors of the step, in Place order.
 struct StepVectors {
-  float product[128];  // A x
-  float row[128];      // row m of A
-  float parts[8];      // of x^T A x, one a warp
+  float v[128], w[128];  // pending update A -= v w^T + w v^T
+  float x[128];          // row m + 1, active part
+  float product[128];    // A x
+  float row[128];        // row m of A
 };
 
-struct Reducer {
-  float a[8][8];  // A, one step behind by v w^T + w v^T
-  float x_row[8], x_col[8];
-  float v_row[8], v_col[8], w_row[8], w_col[8];
-};
+// One warp makes the reflector of row m + 1 out of x and A x, and the row that follows: four values
+// a lane, those of four neighbouring places.
+__device__ __forceinline__ void Advance(StepVectors& step, uint32_t m, uint32_t p, float* g,
+                                        float* diag, float* off, float* beta) {
+  const uint32_t lane = threadIdx.x;
+  float4* const vectors[3] = {reinterpret_cast<float4*>(step.v) + lane,
+                              reinterpret_cast<float4*>(step.w) + lane,
+                              reinterpret_cast<float4*>(step.x) + lane};
+  const float4 x4 = *vectors[2];
+  const float4 product4 = reinterpret_cast<const float4*>(step.product)[lane];
+  const float4 row4 = reinterpret_cast<const float4*>(step.row)[lane];
+  const float alpha = step.x[Place(m)];
+  const float row_m = step.row[Place(m)], product_m = step.product[Place(m)];
+  const float x[4] = {x4.x, x4.y, x4.z, x4.w};
+  const float product[4] = {product4.x, product4.y, product4.z, product4.w};
+  const float row[4] = {row4.x, row4.y, row4.z, row4.w};
+  const uint32_t first = lane % kSide + lane / kSide * 64;  // index of value e is first + 16 e
+  float sigma = 0, quadratic = 0;
+#pragma unroll
+  for (uint32_t e = 0; e < 4; ++e) {
+    const float y = first + kSide * e == m ? 0.0f : x[e];
+    sigma = fmaf(y, y, sigma);
+    quadratic = fmaf(x[e], product[e], quadratic);
+  }
+  sigma = WarpSum(sigma);
+  quadratic = WarpSum(quadratic);
+  const bool eliminate = sigma >= kNegligible;
+  const float length = sqrtf(fmaf(alpha, alpha, sigma));
+  const float head = eliminate ? (alpha < 0 ? alpha - length : alpha + length) : 0.0f;
+  const float factor = eliminate ? __fdividef(2.0f, fmaf(head, head, sigma)) : 0.0f;
+  const float delta = head - alpha;
+  const float whole = fmaf(delta, fmaf(delta, row_m, 2 * product_m), quadratic);
+  const float half = 0.5f * factor * whole;
+  const float w_m = factor * (fmaf(delta, row_m, product_m) - half * head);
+  float v[4], w[4], next[4];
+#pragma unroll
+  for (uint32_t e = 0; e < 4; ++e) {
+    const uint32_t i = first + kSide * e;
+    // Without a reflector v and w are zero; beyond the active rows everything is.
+    v[e] = !eliminate || i > m ? 0.0f : i == m ? head : x[e];
+    w[e] = i > m ? 0.0f : factor * (fmaf(delta, row[e], product[e]) - half * v[e]);
+    next[e] = i < m ? row[e] - head * w[e] - w_m * v[e] : 0.0f;
+    if (i < p) g[size_t{m + 1} * p + i] = v[e];
+  }
+  *vectors[0] = make_float4(v[0], v[1], v[2], v[3]);
+  *vectors[1] = make_float4(w[0], w[1], w[2], w[3]);
+  *vectors[2] = make_float4(next[0], next[1], next[2], next[3]);
+  if (lane == 0) {
+    off[m] = eliminate ? (alpha < 0 ? length : -length) : alpha;
+    beta[m + 1] = factor;
+    diag[m] = row_m - 2 * head * w_m;
+  }
+}
 
-// Eliminates rows s = kBlocks * 16 down to (kBlocks - 1) * 16 + 1, so that m = s - 1 runs through
-// block kBlocks - 1 and all register indices are constants.
+// Eliminates row m + 1 for the m of block kBlocks - 1, downwards, so that register indices are
+// constants.
 template <uint32_t kBlocks>
-__device__ __forceinline__ void ReduceBlock(Reducer& r, StepVectors* steps, uint32_t p, float* g,
-                                            float* diag, float* off, float* beta) {
+__device__ __forceinline__ void ReduceBlock(float (&a)[8][8], StepVectors& step, uint32_t p,
+                                            float* g, float* diag, float* off, float* beta) {
   constexpr uint32_t kLast = kBlocks - 1;
   const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
-  for (uint32_t m = kBlocks * kSide - 1; m + 1 > kLast * kSide; --m) {
-    const uint32_t s = m + 1;
-    if (s == p) continue;  // there is no row p
-    if (s == 1 && m == 0) {
-      // Row 1 has one entry left: nothing to eliminate.
-    }
-    StepVectors& step = steps[m & 1];
-    const uint32_t owner = m % kSide;
-    // The pass: pending update, product with x.
-    float sums[8] = {};
+  const uint32_t top = min(kBlocks * kSide, p - 1);
+  for (uint32_t m = top; m-- > kLast * kSide;) {
+    float x_col[8], v_col[8], w_col[8], v_row[8], w_row[8], sums[8] = {};
+    LoadVector<kBlocks>(step.x, tx, x_col);
+    LoadVector<kBlocks>(step.v, tx, v_col);
+    LoadVector<kBlocks>(step.w, tx, w_col);
+    LoadVector<kBlocks>(step.v, ty, v_row);
+    LoadVector<kBlocks>(step.w, ty, w_row);
 #pragma unroll
-    for (uint32_t a = 0; a < kBlocks; ++a) {
+    for (uint32_t i = 0; i < kBlocks; ++i) {
 #pragma unroll
-      for (uint32_t b = 0; b < kBlocks; ++b) {
-        float e = r.a[a][b];
-        e = fmaf(-r.v_row[a], r.w_col[b], e);
-        e = fmaf(-r.w_row[a], r.v_col[b], e);
-        r.a[a][b] = e;
-        sums[a] = fmaf(e, r.x_col[b], sums[a]);
+      for (uint32_t j = 0; j < kBlocks; ++j) {
+        float e = a[i][j];
+        e = fmaf(-v_row[i], w_col[j], e);
+        e = fmaf(-w_row[i], v_col[j], e);
+        a[i][j] = e;
+        sums[i] = fmaf(e, x_col[j], sums[i]);
       }
     }
-    if (ty == owner) {
+    if (ty == m % kSide) {
 #pragma unroll
-      for (uint32_t b = 0; b < kBlocks; ++b) step.row[Place(tx + kSide * b)] = r.a[kLast][b];
+      for (uint32_t j = 0; j < kBlocks; ++j) step.row[Place(tx + kSide * j)] = a[kLast][j];
     }
-    float quadratic = 0;
-#pragma unroll
-    for (uint32_t a = 0; a < kBlocks; ++a) quadratic = fmaf(r.x_row[a], sums[a], quadratic);
-    quadratic = WarpSum(quadratic);
-    if (threadIdx.x % kWarp == 0) step.parts[threadIdx.x / kWarp] = quadratic;
-    float sigma = 0;
-#pragma unroll
-    for (uint32_t b = 0; b < kBlocks; ++b) {
-      const float x = b == kLast && tx == owner ? 0.0f : r.x_col[b];
-      sigma = fmaf(x, x, sigma);
-    }
-    sigma = SideSum(sigma);
-    const float alpha =
-        __shfl_sync(kAllLanes, r.x_col[kLast], (threadIdx.x & 16) | owner);
     const float product = SpreadSums(sums, tx);
     if (tx % 2 == 0) step.product[Place(ty + kSide * (tx / 2))] = product;
-
-    float length = 0, head = 0, factor = 0;
-    const bool eliminate = sigma >= kNegligible;
-    if (eliminate) {
-      length = sqrtf(fmaf(alpha, alpha, sigma));
-      head = alpha < 0 ? alpha - length : alpha + length;
-      factor = 2.0f / fmaf(head, head, sigma);
-    }
-    const float delta = eliminate ? head - alpha : 0.0f;
     __syncthreads();
-
-    float row_r[8], row_c[8], prod_r[8], prod_c[8];
-    LoadEight(step.row, ty, row_r);
-    LoadEight(step.row, tx, row_c);
-    LoadEight(step.product, ty, prod_r);
-    LoadEight(step.product, tx, prod_c);
-    const float row_m = step.row[Place(m)], product_m = step.product[Place(m)];
-    float whole = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) whole += step.parts[i];
-    whole = fmaf(delta, fmaf(delta, row_m, 2 * product_m), whole);
-    const float half = 0.5f * factor * whole;
-    const float w_m = eliminate ? factor * (fmaf(delta, row_m, product_m) - half * head) : 0.0f;
-    const float v_m = head;
-#pragma unroll
-    for (uint32_t a = 0; a < kBlocks; ++a) {
-      const uint32_t i = ty + kSide * a, j = tx + kSide * a;
-      // Without a reflector v and w are zero.
-      r.v_row[a] = eliminate ? (i == m ? head : r.x_row[a]) : 0.0f;
-      r.v_col[a] = eliminate ? (j == m ? head : r.x_col[a]) : 0.0f;
-      r.w_row[a] = factor * (fmaf(delta, row_r[a], prod_r[a]) - half * r.v_row[a]);
-      r.w_col[a] = factor * (fmaf(delta, row_c[a], prod_c[a]) - half * r.v_col[a]);
-      // Beyond the active rows everything is zero.
-      if (i > m) r.v_row[a] = r.w_row[a] = 0;
-      if (j > m) r.v_col[a] = r.w_col[a] = 0;
-      r.x_row[a] = i < m ? row_r[a] - v_m * r.w_row[a] - w_m * r.v_row[a] : 0.0f;
-      r.x_col[a] = j < m ? row_c[a] - v_m * r.w_col[a] - w_m * r.v_col[a] : 0.0f;
-    }
-    if (ty == 0) {
-#pragma unroll
-      for (uint32_t b = 0; b < kBlocks; ++b) g[size_t{s} * p + tx + kSide * b] = r.v_col[b];
-    }
-    if (threadIdx.x == 0) {
-      off[m] = eliminate ? (alpha < 0 ? length : -length) : alpha;
-      beta[s] = factor;
-      diag[m] = row_m - 2 * v_m * w_m;
-    }
+    if (threadIdx.x < kWarp) Advance(step, m, p, g, diag, off, beta);
+    __syncthreads();
   }
 }
 
 template <uint32_t kBlocks>
-__device__ __forceinline__ void ReduceFrom(Reducer& r, StepVectors* steps, uint32_t p, float* g,
-                                           float* diag, float* off, float* beta) {
-  ReduceBlock<kBlocks>(r, steps, p, g, diag, off, beta);
-  if constexpr (kBlocks > 1) ReduceFrom<kBlocks - 1>(r, steps, p, g, diag, off, beta);
+__device__ __forceinline__ void ReduceFrom(float (&a)[8][8], StepVectors& step, uint32_t p,
+                                           float* g, float* diag, float* off, float* beta) {
+  ReduceBlock<kBlocks>(a, step, p, g, diag, off, beta);
+  if constexpr (kBlocks > 1) ReduceFrom<kBlocks - 1>(a, step, p, g, diag, off, beta);
 }
 
 // Chunk of kChunk long-side entries to shared memory, each a vector of p short-side ones in Place
@@ -196,19 +183,13 @@ __device__ inline void LoadChunk(const EncodeBatch& b, const float* y, uint32_t 
 
 template <uint32_t kBlocks>
 __device__ void TridiagonaliseSlot(const EncodeBatch& b, uint32_t slot, float (*chunk)[128],
-                                   StepVectors* steps) {
+                                   StepVectors& step) {
   const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   const uint32_t p = b.p;
   const Slot& state = b.slots[slot];
   const float* y =
       (state.deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
-  Reducer r;
-#pragma unroll
-  for (uint32_t i = 0; i < 8; ++i) {
-#pragma unroll
-    for (uint32_t j = 0; j < 8; ++j) r.a[i][j] = 0;
-    r.x_row[i] = r.x_col[i] = r.v_row[i] = r.v_col[i] = r.w_row[i] = r.w_col[i] = 0;
-  }
+  float a[8][8] = {};
   for (uint32_t first = 0; first < b.q; first += kChunk) {
     __syncthreads();
     LoadChunk(b, y, first, chunk);
@@ -216,12 +197,12 @@ __device__ void TridiagonaliseSlot(const EncodeBatch& b, uint32_t slot, float (*
 #pragma unroll 4
     for (uint32_t k = 0; k < kChunk; ++k) {
       float rows[8], cols[8];
-      LoadEight(chunk[k], ty, rows);
-      LoadEight(chunk[k], tx, cols);
+      LoadVector<kBlocks>(chunk[k], ty, rows);
+      LoadVector<kBlocks>(chunk[k], tx, cols);
 #pragma unroll
       for (uint32_t i = 0; i < kBlocks; ++i) {
 #pragma unroll
-        for (uint32_t j = 0; j < kBlocks; ++j) r.a[i][j] = fmaf(rows[i], cols[j], r.a[i][j]);
+        for (uint32_t j = 0; j < kBlocks; ++j) a[i][j] = fmaf(rows[i], cols[j], a[i][j]);
       }
     }
   }
@@ -229,26 +210,21 @@ __device__ void TridiagonaliseSlot(const EncodeBatch& b, uint32_t slot, float (*
   float* diag = b.tri + size_t{slot} * 3 * p;
   float* off = diag + p;
   float* beta = off + p;
-  // The last row starts as x.
+  // The last row starts as x, and nothing is pending.
   __syncthreads();
-  StepVectors& start = steps[0];
+  if (threadIdx.x < 128) step.v[threadIdx.x] = step.w[threadIdx.x] = step.x[threadIdx.x] = 0;
+  __syncthreads();
   if (ty == kSide - 1) {
 #pragma unroll
     for (uint32_t j = 0; j < kBlocks; ++j) {
-      start.row[Place(tx + kSide * j)] = r.a[kBlocks - 1][j];
+      const uint32_t c = tx + kSide * j;
+      if (c + 1 < p) step.x[Place(c)] = a[kBlocks - 1][j];
+      if (c + 1 == p) diag[p - 1] = a[kBlocks - 1][j];
     }
   }
+  if (threadIdx.x == 0) beta[0] = 0;
   __syncthreads();
-  LoadEight(start.row, ty, r.x_row);
-  LoadEight(start.row, tx, r.x_col);
-  if (threadIdx.x == 0) {
-    diag[p - 1] = start.row[Place(p - 1)];
-    beta[0] = 0;
-  }
-  if (ty == kSide - 1) r.x_row[kBlocks - 1] = 0;
-  if (tx == kSide - 1) r.x_col[kBlocks - 1] = 0;
-  __syncthreads();
-  ReduceFrom<kBlocks>(r, steps, p, g, diag, off, beta);
+  ReduceFrom<kBlocks>(a, step, p, g, diag, off, beta);
 }
 
 // Slots of this round: all in use, or those on the list.
@@ -263,13 +239,13 @@ template <uint32_t kBlocks>
 __global__ void __launch_bounds__(kThreads, 2)
     TridiagonalKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
   __shared__ __align__(16) float chunk[kChunk][128];
-  __shared__ __align__(16) StepVectors steps[2];
+  __shared__ __align__(16) StepVectors step;
   const uint32_t count = SlotCount(b, round);
   for (uint32_t i = blockIdx.x; i < count; i += gridDim.x) {
     const uint32_t slot = SlotAt(b, round, i);
     if (b.slots[slot].finite == 0) continue;
     __syncthreads();
-    TridiagonaliseSlot<kBlocks>(b, slot, chunk, steps);
+    TridiagonaliseSlot<kBlocks>(b, slot, chunk, step);
   }
 }
 
