@@ -24,15 +24,17 @@ double Percentile(const std::vector<double>& sorted, double p) {
 double Mean(double sum, uint64_t count) { return count > 0 ? sum / count : 0; }
 
 std::string Human(const BenchTotals& t, double seconds) {
-  Table table({"operation", "count", "failed", "ops/s", "raw GB/s", "p50", "p90", "p99", "max"});
+  Table table({"operation", "count", "failed", "ops/s", "GB/s total", "GB/s while at it", "p50",
+               "p90", "p99", "max"});
   for (size_t i = 0; i < t.ops.size(); ++i) {
     const BenchTally& op = t.ops[i];
     if (op.seconds.empty() && op.failures == 0) continue;
     const auto at = [&](double p) { return Millis(absl::Seconds(Percentile(op.seconds, p))); };
     table.Row({kBenchOpNames[i], Count(op.seconds.size()), Count(op.failures),
                absl::StrFormat("%.1f", op.seconds.size() / seconds),
-               absl::StrFormat("%.3f", op.bytes / 1e9 / seconds), at(0.5), at(0.9), at(0.99),
-               at(1)});
+               absl::StrFormat("%.3f", op.bytes / 1e9 / seconds),
+               absl::StrFormat("%.3f", op.bytes / 1e9 / std::max(op.busy(), 1e-9)), at(0.5),
+               at(0.9), at(0.99), at(1)});
   }
   std::string out = table.Render();
   if (t.stored_blocks > 0) {
@@ -57,10 +59,11 @@ std::string Json(const BenchTotals& t, double seconds, absl::string_view data) {
     const BenchTally& op = t.ops[i];
     const auto ms = [&](double p) { return 1e3 * Percentile(op.seconds, p); };
     ops.push_back(absl::StrFormat(
-        R"("%s":{"count":%d,"failures":%d,"raw_bytes":%d,"gb_per_s":%.4f,"p50_ms":%.4f,)"
+        R"("%s":{"count":%d,"failures":%d,"raw_bytes":%d,"gb_per_s":%.4f,"gb_per_s_while_at_it":%.4f,"p50_ms":%.4f,)"
         R"("p90_ms":%.4f,"p99_ms":%.4f,"max_ms":%.4f,"declined_blocks":%d})",
         kBenchOpNames[i], op.seconds.size(), op.failures, op.bytes, op.bytes / 1e9 / seconds,
-        ms(0.5), ms(0.9), ms(0.99), ms(1), op.declined_blocks));
+        op.bytes / 1e9 / std::max(op.busy(), 1e-9), ms(0.5), ms(0.9), ms(0.99), ms(1),
+        op.declined_blocks));
   }
   const uint64_t n = t.stored_blocks;
   return absl::StrFormat(

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ struct BenchTally {
   uint64_t failures = 0;        // errors and, for gets and lookups, what should have been there
   uint64_t declined_blocks = 0;
 
+  // Time that all workers together spent in it.
+  double busy() const { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
   void Add(const BenchTally& other);
 };
 
