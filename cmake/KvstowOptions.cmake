@@ -8,6 +8,10 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(KVSTOW_SANITIZE "" CACHE STRING "Sanitizers for the whole build, as -fsanitize= takes them")
 option(KVSTOW_THREAD_SAFETY "Check lock annotations (clang only)" OFF)
 
+# For the sanitizer presets: quick to compile, with the lines of a report and no more.
+set(CMAKE_CXX_FLAGS_SANITIZE "-O1 -g1" CACHE STRING "" FORCE)
+set(CMAKE_C_FLAGS_SANITIZE "-O1 -g1" CACHE STRING "" FORCE)
+
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
