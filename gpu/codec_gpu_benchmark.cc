@@ -163,7 +163,8 @@ struct Fixture {
       error += done[i].error;
       rank += done[i].head >> 8 & 255;
     }
-    bits_per_entry = 8.0 * static_cast<double>(total) / static_cast<double>(count * shape.entries());
+    bits_per_entry =
+        8.0 * static_cast<double>(total) / static_cast<double>(count * shape.entries());
     nmse = error / energy;
     mean_rank = rank / static_cast<double>(count);
     CopyUp(tiles, &decode_tiles);
@@ -175,8 +176,8 @@ struct Fixture {
     OrDie(DecodeTiles(shape, settings.rotary, At<DecodeTile>(decode_tiles), count, stream));
   }
   void Check(cudaStream_t stream) {
-    OrDie(ChecksumRanges(At<ChecksumRange>(ranges), count, largest_body, At<uint32_t>(crcs),
-                         stream));
+    OrDie(
+        ChecksumRanges(At<ChecksumRange>(ranges), count, largest_body, At<uint32_t>(crcs), stream));
   }
   double bytes() const { return static_cast<double>(count * shape.bytes()); }
 
@@ -294,19 +295,17 @@ double LibrarySpectralSeconds(Fixture& f, double* gram_seconds) {
   const auto p = static_cast<int>(b.p), q = static_cast<int>(b.q);
   const auto count = static_cast<int>(f.count);
   size_t device_bytes = 0, host_bytes = 0;
-  OrDie(cusolverDnXsyevBatched_bufferSize(solver, params, CUSOLVER_EIG_MODE_VECTOR,
-                                          CUBLAS_FILL_MODE_LOWER, p, CUDA_R_32F, b.gram, p,
-                                          CUDA_R_32F, w.data(), CUDA_R_32F, &device_bytes,
-                                          &host_bytes, count));
+  OrDie(cusolverDnXsyevBatched_bufferSize(
+      solver, params, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, p, CUDA_R_32F, b.gram, p,
+      CUDA_R_32F, w.data(), CUDA_R_32F, &device_bytes, &host_bytes, count));
   OrDie(work.Reserve(device_bytes));
   std::vector<std::byte> host(host_bytes + 1);
   const float one = 1, zero = 0;
   const auto gram = [&](cudaStream_t s) {
     OrDie(cublasSetStream(blas, s));
-    OrDie(cublasSgemmStridedBatched(blas, CUBLAS_OP_N, CUBLAS_OP_T, p, p, q, &one, b.x, p,
-                                    static_cast<long long>(p) * q, b.x, p,
-                                    static_cast<long long>(p) * q, &zero, b.gram, p,
-                                    static_cast<long long>(p) * p, count));
+    OrDie(cublasSgemmStridedBatched(
+        blas, CUBLAS_OP_N, CUBLAS_OP_T, p, p, q, &one, b.x, p, static_cast<long long>(p) * q, b.x,
+        p, static_cast<long long>(p) * q, &zero, b.gram, p, static_cast<long long>(p) * p, count));
   };
   *gram_seconds = Seconds(gram, 5);
   const double seconds = Seconds(
@@ -331,18 +330,19 @@ void Run(const Case& c, bool baseline) {
   f.PrepareDecode();
   const double decode = Seconds([&](cudaStream_t s) { f.Decode(s); });
   const double check = Seconds([&](cudaStream_t s) { f.Check(s); });
-  std::printf("%-22s %5u tiles  encode %7.1f GB/s  decode %7.1f GB/s (checksum %4.1f %% of it)  "
-              "%.3f bits, NMSE %.4f, rank %.1f\n",
-              c.name, c.count, f.bytes() / encode / 1e9, f.bytes() / decode / 1e9,
-              100 * check / decode, f.bits_per_entry, f.nmse, f.mean_rank);
+  std::printf(
+      "%-22s %5u tiles  encode %7.1f GB/s  decode %7.1f GB/s (checksum %4.1f %% of it)  "
+      "%.3f bits, NMSE %.4f, rank %.1f\n",
+      c.name, c.count, f.bytes() / encode / 1e9, f.bytes() / decode / 1e9, 100 * check / decode,
+      f.bits_per_entry, f.nmse, f.mean_rank);
   if (!baseline) return;
   const double spectral = PrintSteps(f);
   double gram = 0;
   const double library = LibrarySpectralSeconds(f, &gram);
-  std::printf("    baseline with cusolverDnXsyevBatched: encode %.2f GB/s (spectral stage %.2f ms "
-              "instead of %.2f; cuBLAS Gram %.3f ms)\n",
-              f.bytes() / (encode - spectral + library) / 1e9, 1e3 * library, 1e3 * spectral,
-              1e3 * gram);
+  std::printf(
+      "    baseline with cusolverDnXsyevBatched: encode %.2f GB/s (spectral stage %.2f ms "
+      "instead of %.2f; cuBLAS Gram %.3f ms)\n",
+      f.bytes() / (encode - spectral + library) / 1e9, 1e3 * library, 1e3 * spectral, 1e3 * gram);
 }
 
 }  // namespace
@@ -360,7 +360,10 @@ int main(int argc, char** argv) {
   kvstow::gpu::Run({.name = "128x128 V, 4 bits", .bits = 4}, false);
   kvstow::gpu::Run({.name = "128x128 V, turboquant", .codec = CodecId::kTurboQuant}, false);
   kvstow::gpu::Run({.name = "256x128 V", .tokens = 256, .count = 2048}, false);
-  kvstow::gpu::Run({.name = "256x128 K, RoPE undone", .tokens = 256, .count = 2048, .keys = true,
+  kvstow::gpu::Run({.name = "256x128 K, RoPE undone",
+                    .tokens = 256,
+                    .count = 2048,
+                    .keys = true,
                     .undo_rotary = true},
                    false);
   kvstow::gpu::Run({.name = "128x64 V", .dim = 64, .count = 8192}, false);

@@ -14,7 +14,7 @@ namespace {
 constexpr uint32_t kPolynomial = 0x82f63b78u;
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWarps = kThreads / kWarp;
-constexpr uint32_t kStride = 512;          // bytes a warp reads at a time
+constexpr uint32_t kStride = 512;            // bytes a warp reads at a time
 constexpr uint32_t kSegment = 16 * kStride;  // bytes of a warp
 
 __host__ __device__ constexpr uint32_t TimesX(uint32_t a) {
@@ -97,9 +97,8 @@ __device__ uint32_t TailRemainder(const uint8_t* bytes, uint32_t size, uint32_t 
   return state;
 }
 
-__global__ void __launch_bounds__(kThreads) ChecksumKernel(const ChecksumRange* ranges,
-                                                           uint32_t count, uint32_t segments,
-                                                           uint32_t* crcs) {
+__global__ void __launch_bounds__(kThreads)
+    ChecksumKernel(const ChecksumRange* ranges, uint32_t count, uint32_t segments, uint32_t* crcs) {
   __shared__ uint32_t table[4][256];
   for (uint32_t i = threadIdx.x; i < 1024; i += kThreads) {
     table[i / 256][i % 256] = kFold.entries[i / 256][i % 256];

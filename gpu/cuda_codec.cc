@@ -17,8 +17,8 @@ namespace {
 // Scratch of one batch; larger calls go in pieces.
 constexpr size_t kMaxScratchBytes = size_t{1} << 30;
 
-#define KVSTOW_RETURN_IF_ERROR(call)                    \
-  do {                                                  \
+#define KVSTOW_RETURN_IF_ERROR(call)                                                       \
+  do {                                                                                     \
     if (absl::Status status_of_call = (call); !status_of_call.ok()) return status_of_call; \
   } while (false)
 
@@ -83,9 +83,18 @@ RotaryShape ShapeOfRotary(const RotaryTable* table) {
 
 GroupKey KeyOf(const TileShape& shape, const TileEncodeOptions& o, const RotaryTable* table) {
   const RotaryShape r = ShapeOfRotary(table);
-  return {shape.tokens, shape.dim, static_cast<uint32_t>(shape.dtype),
-          static_cast<uint32_t>(o.codec), o.bits, static_cast<uint32_t>(o.shrinker), o.closed_loop,
-          o.key_like, o.max_relative_error, r.pairs, r.offset, r.interleaved};
+  return {shape.tokens,
+          shape.dim,
+          static_cast<uint32_t>(shape.dtype),
+          static_cast<uint32_t>(o.codec),
+          o.bits,
+          static_cast<uint32_t>(o.shrinker),
+          o.closed_loop,
+          o.key_like,
+          o.max_relative_error,
+          r.pairs,
+          r.offset,
+          r.interleaved};
 }
 
 size_t Align(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -221,11 +230,10 @@ absl::Status CudaCodec::EncodeGroup(std::span<TileEncodeJob*> jobs) {
   }
   KVSTOW_CUDA_RETURN_IF_ERROR(
       cudaMemcpyAsync(in_.data(), up_.data(), up.size(), cudaMemcpyHostToDevice, stream_));
-  KVSTOW_RETURN_IF_ERROR(EncodeTiles(settings,
-                                     reinterpret_cast<const EncodeTile*>(in_.data() + tiles_at),
-                                     static_cast<uint32_t>(count),
-                                     reinterpret_cast<EncodeResult*>(out_.data()), nullptr,
-                                     scratch_.data(), scratch_.size(), stream_));
+  KVSTOW_RETURN_IF_ERROR(
+      EncodeTiles(settings, reinterpret_cast<const EncodeTile*>(in_.data() + tiles_at),
+                  static_cast<uint32_t>(count), reinterpret_cast<EncodeResult*>(out_.data()),
+                  nullptr, scratch_.data(), scratch_.size(), stream_));
   KVSTOW_CUDA_RETURN_IF_ERROR(
       cudaMemcpyAsync(down_.data(), out_.data(), down_bytes, cudaMemcpyDeviceToHost, stream_));
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_));

@@ -34,8 +34,7 @@ class CudaCodec final : public Codec {
   CudaCodec(int device, std::string description, cudaStream_t stream);
 
   absl::Status EncodeGroup(std::span<TileEncodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status DecodeGroup(std::span<const TileDecodeJob*> jobs)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status DecodeGroup(std::span<const TileDecodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const int device_;
   const std::string description_;

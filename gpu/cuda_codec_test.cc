@@ -10,8 +10,8 @@ namespace kvstow {
 namespace {
 
 Codec* CudaOrNull() {
-  static const auto* codec = new absl::StatusOr<std::unique_ptr<gpu::CudaCodec>>(
-      gpu::CudaCodec::Create());
+  static const auto* codec =
+      new absl::StatusOr<std::unique_ptr<gpu::CudaCodec>>(gpu::CudaCodec::Create());
   return codec->ok() ? (*codec)->get() : nullptr;
 }
 
@@ -26,7 +26,7 @@ TEST(CudaCodec, SaysWhyItIsNotThere) {
 
 TEST(CudaCodec, ChecksumsOfAnyLength) {
   if (CudaOrNull() == nullptr) GTEST_SKIP() << "no CUDA device";
-  const size_t sizes[] = {0,   1,   9,    15,   16,   17,    31,    32,    511,  512,
+  const size_t sizes[] = {0,   1,   9,    15,   16,   17,   31,   32,    511,   512,
                           513, 528, 1000, 8191, 8192, 8193, 8208, 44000, 100003};
   std::mt19937_64 random(1);
   gpu::PinnedBuffer host;

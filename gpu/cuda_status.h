@@ -11,8 +11,8 @@ namespace kvstow::gpu {
 
 inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  const std::string message = absl::StrCat(what, ": ", cudaGetErrorName(error), ", ",
-                                           cudaGetErrorString(error));
+  const std::string message =
+      absl::StrCat(what, ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
   switch (error) {
     case cudaErrorMemoryAllocation:
       return absl::ResourceExhaustedError(message);
@@ -30,10 +30,10 @@ inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
 }  // namespace kvstow::gpu
 
 // Returns the status of a failed CUDA call from the enclosing function.
-#define KVSTOW_CUDA_RETURN_IF_ERROR(call)                                      \
-  do {                                                                         \
-    const cudaError_t kvstow_cuda_error = (call);                              \
-    if (kvstow_cuda_error != cudaSuccess) {                                    \
-      return ::kvstow::gpu::ToStatus(kvstow_cuda_error, #call);                \
-    }                                                                          \
+#define KVSTOW_CUDA_RETURN_IF_ERROR(call)                       \
+  do {                                                          \
+    const cudaError_t kvstow_cuda_error = (call);               \
+    if (kvstow_cuda_error != cudaSuccess) {                     \
+      return ::kvstow::gpu::ToStatus(kvstow_cuda_error, #call); \
+    }                                                           \
   } while (false)

@@ -16,6 +16,7 @@ namespace kvstow::gpu {
 
 inline constexpr uint32_t kDecodeThreads = 128;
 inline constexpr uint32_t kComponents = 8;  // of V in shared memory at a time
+inline constexpr uint32_t kMaxTokens = 512;
 
 __device__ constexpr float kLengthMantissas[16] = {
     0x1p+0f,        0x1.ea4afap-1f, 0x1.d5818ep-1f, 0x1.c199bep-1f, 0x1.ae89fap-1f, 0x1.9c4918p-1f,
@@ -109,10 +110,9 @@ __device__ inline void RotateAndStoreRows(const uint8_t* stage, const DecodeTile
   const uint32_t lane = threadIdx.x % kWarp;
   const uint32_t pairs = rotate ? rotary.pairs : 0;
   const uint32_t offset = rotary.offset;
-  const bool fast = dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 &&
-                    offset % 4 == 0 &&
-                    ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 7) == 0 &&
-                    2 * pairs == kDim;
+  const bool fast =
+      dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 && offset % 4 == 0 &&
+      ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 7) == 0 && 2 * pairs == kDim;
   if (fast) {
     // Four pairs a lane: 8-byte stores, the cosines read once.
     const uint32_t quads = pairs / 4;
@@ -304,8 +304,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
       uint32_t packed[4];
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
-        packed[k] = PackPair(fmaf(x[i + 2 * k], scale, 0.0f), fmaf(x[i + 2 * k + 1], scale, 0.0f),
-                             dtype);
+        packed[k] =
+            PackPair(fmaf(x[i + 2 * k], scale, 0.0f), fmaf(x[i + 2 * k + 1], scale, 0.0f), dtype);
       }
       mine[i / 8] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
     }
@@ -331,13 +331,15 @@ cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, 
   using Shape = DecodeShape<kDim>;
   const bool as_floats = dtype == kFp32 || rotary.pairs > 0;
   const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
-  const Head largest = {.coded = 1, .bits = 4, .rank = 32, .exponent = 0, .has_means = 1,
-                        .rotary_undone = 0};
+  const Head largest = {
+      .coded = 1, .bits = 4, .rank = 32, .exponent = 0, .has_means = 1, .rotary_undone = 0};
   const BodyLayout at = LayoutOfBody(n, kDim, largest);
+  const BodyLayout most = LayoutOfBody(kMaxTokens, kDim, largest);
   const uint32_t side = at.total - at.lengths;
+  // The same for every call: calls of other shapes may run at the same time.
   const cudaError_t error =
       cudaFuncSetAttribute(DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(stage + side));
+                           static_cast<int>(Shape::StageBytes(4) + most.total - most.lengths));
   if (error != cudaSuccess) return error;
   DecodeKernel<kDim><<<dim3(count, n / Shape::kRows), kDecodeThreads, stage + side, stream>>>(
       tiles, n, dtype, side, rotary, tables);

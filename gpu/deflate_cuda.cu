@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 cudaError_t LaunchDeflate(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
-  DeflateKernel<<<b.max_slots < 264 ? b.max_slots : 264, kThreads, 0, stream>>>(b, round);
+  const uint32_t grid = b.max_slots < 264 ? b.max_slots : 264;
+  DeflateKernel<<<grid, kThreads, 0, stream>>>(b, round);
   return cudaGetLastError();
 }
 

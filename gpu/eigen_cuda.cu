@@ -83,8 +83,8 @@ __device__ void FindEigenvalues(const EncodeBatch& b, const float* diag, const f
     const uint32_t j = tid / points, at = tid % points;
     if (j < leading) {
       const float low = room->low[j];
-      room->shifts[tid] = low + (room->high[j] - low) * (static_cast<float>(at + 1) /
-                                                         static_cast<float>(points + 1));
+      room->shifts[tid] = low + (room->high[j] - low) *
+                                    (static_cast<float>(at + 1) / static_cast<float>(points + 1));
     }
     CountAll(diag, off2, p, room, leading * points);
     if (tid < leading) {
@@ -117,7 +117,8 @@ __device__ void FindEigenvalues(const EncodeBatch& b, const float* diag, const f
   const double last = lambda[leading - 1];
   const double width = last / kBulkShifts;
   if (tid < kBulkShifts) {
-    room->shifts[tid] = tid + 1 == kBulkShifts ? 0.0f : static_cast<float>(last - width * (tid + 1));
+    room->shifts[tid] =
+        tid + 1 == kBulkShifts ? 0.0f : static_cast<float>(last - width * (tid + 1));
   }
   CountAll(diag, off2, p, room, kBulkShifts);
   if (tid == 0) {
@@ -473,12 +474,11 @@ __global__ void __launch_bounds__(kThreads, kPieces <= 4 ? 4 : 2)
   float* diag = arrays;
   float* off = diag + p;
   float* off2 = off + p;
-  float* pivots = off2 + p;                   // [2 * kBatch, p + 1]
+  float* pivots = off2 + p;                  // [2 * kBatch, p + 1]
   float* z = pivots + 2 * kBatch * (p + 1);  // [kBatch, p]
   const uint32_t slots = round == 0 ? b.counters[0] : b.counters[round];
   for (uint32_t at = blockIdx.x; at < slots; at += gridDim.x) {
-    const uint32_t index =
-        round == 0 ? at : b.pending[size_t{round - 1} * b.max_slots + at];
+    const uint32_t index = round == 0 ? at : b.pending[size_t{round - 1} * b.max_slots + at];
     Slot* slot = &b.slots[index];
     if (slot->finite == 0) continue;
     const float* tri = b.tri + size_t{index} * 3 * p;
@@ -499,8 +499,8 @@ __global__ void __launch_bounds__(kThreads, kPieces <= 4 ? 4 : 2)
     FindEigenvalues(b, diag, off2, top, &room, lambda);
     if (threadIdx.x == 0) {
       Decide(b, lambda, lambda + p, slot, round);
-      room.count = slot->solved != 0 ? slot->rank - min(slot->rank, slot->deflated)
-                                     : slot->dominant;
+      room.count =
+          slot->solved != 0 ? slot->rank - min(slot->rank, slot->deflated) : slot->dominant;
     }
     __syncthreads();
     const uint32_t count = room.count;

@@ -28,6 +28,13 @@ __device__ inline float LoadElement(const uint8_t* row, uint32_t column, uint32_
   return __half2float(__ushort_as_half(h));
 }
 
+// Two 16-bit elements in one word.
+__device__ inline float2 UnpackPair(uint32_t word, uint32_t dtype) {
+  if (dtype == kBf16)
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+  return __half22float2(*reinterpret_cast<const __half2*>(&word));
+}
+
 // Saturates to the largest finite value; NaN becomes finite, too.
 __device__ inline uint32_t PackPair(float a, float b, uint32_t dtype) {
   if (dtype == kFp16) {
@@ -70,9 +77,7 @@ __device__ inline T WarpSum(T x) {
   return x;
 }
 
-__device__ inline uint32_t WarpMax(uint32_t x) {
-  return __reduce_max_sync(kAllLanes, x);
-}
+__device__ inline uint32_t WarpMax(uint32_t x) { return __reduce_max_sync(kAllLanes, x); }
 
 // Sum over the block in a fixed order, for everybody. `room` holds one value a warp; the block must
 // not use it again before its next barrier.

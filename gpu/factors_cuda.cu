@@ -87,8 +87,7 @@ __device__ void Shrink(const EncodeBatch& b, const Slot* slot, const double* lam
       const double top = lambda[rank + k], bottom = lambda[rank + 2 * k];
       double m1 = 0, m1_prime = 0;
       for (uint32_t j = lane; j < b.p - rank; j += kWarp) {
-        const double x =
-            j < k ? top + b.law[j] / b.edge_law * (top - bottom) : lambda[rank + j];
+        const double x = j < k ? top + b.law[j] / b.edge_law * (top - bottom) : lambda[rank + j];
         const double r = 1 / (x - z);
         m1 += r;
         m1_prime += r * r;
@@ -226,8 +225,7 @@ __device__ void MakeCodebook(const EncodeBatch& b, uint32_t which, Room* room) {
     FitLevels(which, room);
   } else {
     if (lane < 16) {
-      room->levels[which][lane] =
-          static_cast<int8_t>(lround(127.0 * (2 * lane - 15) / 15));
+      room->levels[which][lane] = static_cast<int8_t>(lround(127.0 * (2 * lane - 15) / 15));
     }
     __syncwarp();
   }
@@ -302,8 +300,8 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
     const uint32_t i = pair / rank, j = pair % rank;
     const float* ui = u_decoded + size_t{i} * n;
     const float* vi = v_decoded + size_t{i} * d;
-    const double cross = static_cast<double>(WarpDot(u + size_t{j} * n, ui, n)) *
-                         WarpDot(v + size_t{j} * d, vi, d);
+    const double cross =
+        static_cast<double>(WarpDot(u + size_t{j} * n, ui, n)) * WarpDot(v + size_t{j} * d, vi, d);
     double normal = 0;
     if (j <= i) {
       normal = static_cast<double>(WarpDot(u_decoded + size_t{j} * n, ui, n)) *
@@ -369,8 +367,8 @@ __global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant_
     RefitPhi(b, rank, u, v, u_decoded, v_decoded, &room);
   } else {
     if (threadIdx.x < rank) {
-      room.fitted[threadIdx.x] = room.phi[threadIdx.x] /
-                                 (static_cast<double>(room.stretch[0]) * room.stretch[1]);
+      room.fitted[threadIdx.x] =
+          room.phi[threadIdx.x] / (static_cast<double>(room.stretch[0]) * room.stretch[1]);
     }
     // The residual is taken against the exact low-rank part.
     for (uint32_t i = threadIdx.x; i < rank * n; i += kThreads) u_decoded[i] = u[i];
@@ -383,8 +381,7 @@ __global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant_
                        : v[i] * static_cast<float>(room.phi[j]);
   }
   if (threadIdx.x < 32) {
-    levels[threadIdx.x] =
-        static_cast<uint8_t>(room.levels[threadIdx.x / 16][threadIdx.x % 16]);
+    levels[threadIdx.x] = static_cast<uint8_t>(room.levels[threadIdx.x / 16][threadIdx.x % 16]);
   }
   if (threadIdx.x < rank) {
     reinterpret_cast<uint16_t*>(levels + 32)[threadIdx.x] =

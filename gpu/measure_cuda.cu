@@ -20,6 +20,17 @@ struct Pair {
 __device__ inline Pair LoadPair(const uint8_t* x, const uint8_t* y, uint32_t c, uint32_t dtype,
                                 float a, float b) {
   Pair pair;
+  if (dtype != kFp32 &&
+      ((reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) & 3) == 0) {
+    const uint32_t both[2] = {reinterpret_cast<const uint32_t*>(x)[c / 2],
+                              reinterpret_cast<const uint32_t*>(y)[c / 2]};
+    const float2 wide_x = UnpackPair(both[0], dtype), wide_y = UnpackPair(both[1], dtype);
+    pair.x[0] = wide_x.x * a * b;
+    pair.x[1] = wide_x.y * a * b;
+    pair.y[0] = wide_y.x * a * b;
+    pair.y[1] = wide_y.y * a * b;
+    return pair;
+  }
 #pragma unroll
   for (uint32_t i = 0; i < 2; ++i) {
     pair.x[i] = LoadElement(x, c + i, dtype) * a * b;
@@ -40,7 +51,8 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const EncodeTile job = b.jobs[slot->tile];
   const float scale_a = slot->scale_a, scale_b = slot->scale_b;
-  const uint8_t* decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
+  const uint8_t* decoded =
+      b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
   const size_t stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
   double sums[5] = {};
   for (uint32_t first = 0; first < d; first += 2 * kWarp) {
@@ -139,8 +151,7 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const __grid_constant__
   __syncthreads();
   const Slot& slot = b.slots[best];
   const uint32_t raw_bytes = b.n * b.d * b.element_bytes;
-  const bool coded =
-      b.raw == 0 && slot.finite != 0 && slot.met != 0 && slot.body_bytes < raw_bytes;
+  const bool coded = b.raw == 0 && slot.finite != 0 && slot.met != 0 && slot.body_bytes < raw_bytes;
   EncodeResult result = {};
   if (slot.finite != 0) {
     result.energy = slot.sums[0];
@@ -160,8 +171,8 @@ __global__ void __launch_bounds__(kThreads) ChooseKernel(const __grid_constant__
     const uint32_t row_halves = b.d * b.element_bytes / 2;
     auto* out = reinterpret_cast<uint16_t*>(job.body);
     for (uint32_t i = threadIdx.x; i < b.n * row_halves; i += kThreads) {
-      out[i] = reinterpret_cast<const uint16_t*>(job.values + i / row_halves * job.row_stride)
-          [i % row_halves];
+      out[i] = reinterpret_cast<const uint16_t*>(job.values +
+                                                 i / row_halves * job.row_stride)[i % row_halves];
     }
     for (uint32_t i = raw_bytes / 2 + threadIdx.x; i < b.max_body / 2; i += kThreads) out[i] = 0;
     result.body_bytes = b.max_body;

@@ -36,15 +36,15 @@ __device__ uint32_t LargestMagnitude(const EncodeBatch& b, const EncodeTile& job
     }
     if (b.dtype == kBf16) largest <<= 16;
     if (b.dtype == kFp16) {
-      largest = largest >= 0x7c00u ? 0x7f800000u
-                                   : __float_as_uint(__half2float(
-                                         __ushort_as_half(static_cast<uint16_t>(largest))));
+      largest =
+          largest >= 0x7c00u
+              ? 0x7f800000u
+              : __float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(largest))));
     }
     return largest;
   }
   for (uint32_t i = threadIdx.x; i < b.n * b.d; i += kThreads) {
-    largest =
-        max(largest, MagnitudeBits(job.values + i / b.d * job.row_stride, i % b.d, b.dtype));
+    largest = max(largest, MagnitudeBits(job.values + i / b.d * job.row_stride, i % b.d, b.dtype));
   }
   return largest;
 }
@@ -127,7 +127,16 @@ __global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant_
   float* x = b.x + size_t{tile} * b.n * b.d;
   for (uint32_t first = 0; first < b.n; first += kRows) {
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < kRows * b.d; i += kThreads) {
+    const bool pairs =
+        b.dtype != kFp32 && ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 3) == 0;
+    for (uint32_t i = threadIdx.x; pairs && i < kRows * b.d / 2; i += kThreads) {
+      const uint32_t row = i / (b.d / 2), c = i % (b.d / 2);
+      const uint8_t* from = job.values + (first + row) * job.row_stride;
+      const float2 two = UnpackPair(reinterpret_cast<const uint32_t*>(from)[c], b.dtype);
+      rows[row * stride + 2 * c] = two.x * scale_a * scale_b;
+      rows[row * stride + 2 * c + 1] = two.y * scale_a * scale_b;
+    }
+    for (uint32_t i = threadIdx.x; !pairs && i < kRows * b.d; i += kThreads) {
       const uint32_t row = i / b.d, c = i % b.d;
       const uint8_t* from = job.values + (first + row) * job.row_stride;
       rows[row * stride + c] = LoadElement(from, c, b.dtype) * scale_a * scale_b;

@@ -11,8 +11,6 @@
 
 namespace kvstow::gpu {
 
-inline constexpr uint32_t kMaxTokens = 512;
-
 // The code nearest to length / reference; codec/length_code.h.
 __device__ inline uint32_t LengthCodeFor(float length, float reference) {
   if (!(length > 0) || !(reference > 0)) return 0;
@@ -22,8 +20,7 @@ __device__ inline uint32_t LengthCodeFor(float length, float reference) {
   if (ratio < least) return ratio < 0.5f * least ? 0 : 255;
   uint32_t upper = 1 + 16 * static_cast<uint32_t>(-ilogbf(ratio) - 1);
   while (upper < 254 && LengthFactor(upper + 1) >= ratio) ++upper;
-  const bool lower_is_nearer =
-      ratio < 0.5f * (LengthFactor(upper) + LengthFactor(upper + 1));
+  const bool lower_is_nearer = ratio < 0.5f * (LengthFactor(upper) + LengthFactor(upper + 1));
   return lower_is_nearer ? upper + 1 : upper;
 }
 
@@ -37,8 +34,7 @@ __device__ inline float RowSum(float x) {
 // Codes of the thread's part of a rotated row to `codes`; returns the least-squares length.
 template <uint32_t kDim, uint32_t kBits>
 __device__ inline float QuantiseRow(const float (&z)[RowShape<kDim>::kChannels],
-                                    const TileTables& tables, const float* levels,
-                                    uint8_t* codes) {
+                                    const TileTables& tables, const float* levels, uint8_t* codes) {
   using Shape = RowShape<kDim>;
   constexpr uint32_t kBytes = Shape::kChannels * kBits / 8;
   float squares = 0;
@@ -78,8 +74,10 @@ __device__ inline void WriteSideValues(const EncodeBatch& b, uint32_t index, con
   const uint8_t* levels = v_codes + kMaxVectors * b.d / 2;
   const uint32_t tid = threadIdx.x;
   if (head.rank > 0) {
-    for (uint32_t i = tid; i < head.rank * b.n / 2; i += blockDim.x) body[at.u_codes + i] = factors[i];
-    for (uint32_t i = tid; i < head.rank * b.d / 2; i += blockDim.x) body[at.v_codes + i] = v_codes[i];
+    for (uint32_t i = tid; i < head.rank * b.n / 2; i += blockDim.x)
+      body[at.u_codes + i] = factors[i];
+    for (uint32_t i = tid; i < head.rank * b.d / 2; i += blockDim.x)
+      body[at.v_codes + i] = v_codes[i];
     if (tid < 32) body[at.u_levels + tid] = levels[tid];
     if (tid < 2 * head.rank) body[at.phi + tid] = levels[32 + tid];
   }

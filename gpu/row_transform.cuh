@@ -37,8 +37,8 @@ __host__ __device__ constexpr uint64_t SignWord(uint32_t dim, uint32_t word) {
 
 // The thread's signs, channel i at bit i % 32 of word i / 32.
 template <uint32_t kDim>
-__device__ inline void LoadSigns(uint32_t lane, uint32_t (&signs)[(RowShape<kDim>::kChannels + 31) /
-                                                                  32]) {
+__device__ inline void LoadSigns(uint32_t lane,
+                                 uint32_t (&signs)[(RowShape<kDim>::kChannels + 31) / 32]) {
   using Shape = RowShape<kDim>;
 #pragma unroll
   for (uint32_t l = 0; l < Shape::kLanes; ++l) {

@@ -178,8 +178,8 @@ absl::Status EncodeTiles(const EncodeSettings& settings, const EncodeTile* tiles
   return absl::OkStatus();
 }
 
-absl::Status DecodeTiles(const TileShape& shape, const RotaryShape& rotary,
-                         const DecodeTile* tiles, uint32_t count, cudaStream_t stream) {
+absl::Status DecodeTiles(const TileShape& shape, const RotaryShape& rotary, const DecodeTile* tiles,
+                         uint32_t count, cudaStream_t stream) {
   if (auto s = CheckShape(shape); !s.ok()) return s;
   KVSTOW_CUDA_RETURN_IF_ERROR(LaunchDecode(tiles, count, shape.tokens, shape.dim,
                                            static_cast<uint32_t>(shape.dtype), rotary,

@@ -38,8 +38,8 @@ absl::Status EncodeTiles(const EncodeSettings& settings, const EncodeTile* tiles
 
 // Heads are as PlaneView accepts them; any body decodes to finite values. INVALID_ARGUMENT for a
 // shape no codec handles.
-absl::Status DecodeTiles(const TileShape& shape, const RotaryShape& rotary,
-                         const DecodeTile* tiles, uint32_t count, cudaStream_t stream);
+absl::Status DecodeTiles(const TileShape& shape, const RotaryShape& rotary, const DecodeTile* tiles,
+                         uint32_t count, cudaStream_t stream);
 
 // crcs[i] = Crc32c of ranges[i], none of them longer than max_size.
 absl::Status ChecksumRanges(const ChecksumRange* ranges, uint32_t count, uint64_t max_size,

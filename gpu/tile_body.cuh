@@ -12,9 +12,8 @@ struct Head {
 };
 
 __host__ __device__ inline Head UnpackHead(uint32_t packed) {
-  return {packed & 15,        packed >> 4 & 15,
-          packed >> 8 & 255,  static_cast<int8_t>(packed >> 16),
-          packed >> 24 & 1,   packed >> 25 & 1};
+  return {packed & 15,      packed >> 4 & 15, packed >> 8 & 255, static_cast<int8_t>(packed >> 16),
+          packed >> 24 & 1, packed >> 25 & 1};
 }
 
 __host__ __device__ inline uint32_t PackHead(const Head& h) {

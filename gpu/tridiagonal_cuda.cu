@@ -64,12 +64,43 @@ struct StepVectors {
   float x[128];          // row m + 1, active part
   float product[128];    // A x
   float row[128];        // row m of A
+  float parts[8];        // of x^T A x, one a warp
 };
 
-// One warp makes the reflector of row m + 1 out of x and A x, and the row that follows: four values
-// a lane, those of four neighbouring places.
-__device__ __forceinline__ void Advance(StepVectors& step, uint32_t m, uint32_t p, float* g,
-                                        float* diag, float* off, float* beta) {
+struct Reflector {
+  float alpha, head, factor, off;
+  bool eliminate;
+};
+
+// Of row m + 1. Every warp makes it for itself during the pass, where its latency costs nothing.
+__device__ __forceinline__ Reflector MakeReflector(const StepVectors& step, uint32_t m) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  const float4 x4 = reinterpret_cast<const float4*>(step.x)[lane];
+  const float x[4] = {x4.x, x4.y, x4.z, x4.w};
+  const uint32_t first = lane % kSide + lane / kSide * 64;
+  float sigma = 0;
+#pragma unroll
+  for (uint32_t e = 0; e < 4; ++e) {
+    const float y = first + kSide * e == m ? 0.0f : x[e];
+    sigma = fmaf(y, y, sigma);
+  }
+  sigma = WarpSum(sigma);
+  Reflector r;
+  r.alpha = step.x[Place(m)];
+  r.eliminate = sigma >= kNegligible;
+  const float squares = fmaf(r.alpha, r.alpha, sigma);
+  const float length = squares * rsqrtf(squares);
+  r.head = r.eliminate ? (r.alpha < 0 ? r.alpha - length : r.alpha + length) : 0.0f;
+  r.factor = r.eliminate ? __fdividef(2.0f, fmaf(r.head, r.head, sigma)) : 0.0f;
+  r.off = r.eliminate ? (r.alpha < 0 ? length : -length) : r.alpha;
+  return r;
+}
+
+// One warp makes the update of the step out of x and A x, and the row that follows: four values a
+// lane, those of four neighbouring places.
+__device__ __forceinline__ void Advance(StepVectors& step, const Reflector& r, uint32_t m,
+                                        uint32_t p, float* g, float* diag, float* off,
+                                        float* beta) {
   const uint32_t lane = threadIdx.x;
   float4* const vectors[3] = {reinterpret_cast<float4*>(step.v) + lane,
                               reinterpret_cast<float4*>(step.w) + lane,
@@ -77,26 +108,18 @@ __device__ __forceinline__ void Advance(StepVectors& step, uint32_t m, uint32_t 
   const float4 x4 = *vectors[2];
   const float4 product4 = reinterpret_cast<const float4*>(step.product)[lane];
   const float4 row4 = reinterpret_cast<const float4*>(step.row)[lane];
-  const float alpha = step.x[Place(m)];
   const float row_m = step.row[Place(m)], product_m = step.product[Place(m)];
   const float x[4] = {x4.x, x4.y, x4.z, x4.w};
   const float product[4] = {product4.x, product4.y, product4.z, product4.w};
   const float row[4] = {row4.x, row4.y, row4.z, row4.w};
   const uint32_t first = lane % kSide + lane / kSide * 64;  // index of value e is first + 16 e
-  float sigma = 0, quadratic = 0;
-#pragma unroll
-  for (uint32_t e = 0; e < 4; ++e) {
-    const float y = first + kSide * e == m ? 0.0f : x[e];
-    sigma = fmaf(y, y, sigma);
-    quadratic = fmaf(x[e], product[e], quadratic);
-  }
-  sigma = WarpSum(sigma);
-  quadratic = WarpSum(quadratic);
-  const bool eliminate = sigma >= kNegligible;
-  const float length = sqrtf(fmaf(alpha, alpha, sigma));
-  const float head = eliminate ? (alpha < 0 ? alpha - length : alpha + length) : 0.0f;
-  const float factor = eliminate ? __fdividef(2.0f, fmaf(head, head, sigma)) : 0.0f;
-  const float delta = head - alpha;
+  const float4 parts0 = *reinterpret_cast<const float4*>(step.parts);
+  const float4 parts1 = *reinterpret_cast<const float4*>(step.parts + 4);
+  const float quadratic = ((parts0.x + parts0.y) + (parts0.z + parts0.w)) +
+                          ((parts1.x + parts1.y) + (parts1.z + parts1.w));
+  const bool eliminate = r.eliminate;
+  const float head = r.head, factor = r.factor;
+  const float delta = head - r.alpha;
   const float whole = fmaf(delta, fmaf(delta, row_m, 2 * product_m), quadratic);
   const float half = 0.5f * factor * whole;
   const float w_m = factor * (fmaf(delta, row_m, product_m) - half * head);
@@ -114,7 +137,7 @@ __device__ __forceinline__ void Advance(StepVectors& step, uint32_t m, uint32_t 
   *vectors[1] = make_float4(w[0], w[1], w[2], w[3]);
   *vectors[2] = make_float4(next[0], next[1], next[2], next[3]);
   if (lane == 0) {
-    off[m] = eliminate ? (alpha < 0 ? length : -length) : alpha;
+    off[m] = r.off;
     beta[m + 1] = factor;
     diag[m] = row_m - 2 * head * w_m;
   }
@@ -150,10 +173,15 @@ __device__ __forceinline__ void ReduceBlock(float (&a)[8][8], StepVectors& step,
 #pragma unroll
       for (uint32_t j = 0; j < kBlocks; ++j) step.row[Place(tx + kSide * j)] = a[kLast][j];
     }
+    const Reflector r = MakeReflector(step, m);
     const float product = SpreadSums(sums, tx);
-    if (tx % 2 == 0) step.product[Place(ty + kSide * (tx / 2))] = product;
+    // Lane tx holds the product of one row, and so does its neighbour.
+    const uint32_t place = Place(ty + kSide * (tx / 2));
+    const float quadratic = WarpSum(tx % 2 == 0 ? product * step.x[place] : 0.0f);
+    if (tx % 2 == 0) step.product[place] = product;
+    if (threadIdx.x % kWarp == 0) step.parts[threadIdx.x / kWarp] = quadratic;
     __syncthreads();
-    if (threadIdx.x < kWarp) Advance(step, m, p, g, diag, off, beta);
+    if (threadIdx.x < kWarp) Advance(step, r, m, p, g, diag, off, beta);
     __syncthreads();
   }
 }
@@ -187,8 +215,7 @@ __device__ void TridiagonaliseSlot(const EncodeBatch& b, uint32_t slot, float (*
   const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   const uint32_t p = b.p;
   const Slot& state = b.slots[slot];
-  const float* y =
-      (state.deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
+  const float* y = (state.deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
   float a[8][8] = {};
   for (uint32_t first = 0; first < b.q; first += kChunk) {
     __syncthreads();
@@ -263,8 +290,7 @@ __global__ void __launch_bounds__(kThreads)
   for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
     const uint32_t slot = SlotAt(b, round, at);
     if (b.slots[slot].finite == 0) continue;
-    const float* y =
-        (b.slots[slot].deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
+    const float* y = (b.slots[slot].deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
     float acc[4][4] = {};
     for (uint32_t first = 0; first < b.q; first += kChunk) {
       __syncthreads();
