@@ -331,8 +331,11 @@ cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, 
   using Shape = DecodeShape<kDim>;
   const bool as_floats = dtype == kFp32 || rotary.pairs > 0;
   const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
-  const Head largest = {
-      .coded = 1, .bits = 4, .rank = 32, .exponent = 0, .has_means = 1, .rotary_undone = 0};
+  Head largest = {};
+  largest.coded = 1;
+  largest.bits = 4;
+  largest.rank = 32;
+  largest.has_means = 1;
   const BodyLayout at = LayoutOfBody(n, kDim, largest);
   const BodyLayout most = LayoutOfBody(kMaxTokens, kDim, largest);
   const uint32_t side = at.total - at.lengths;
