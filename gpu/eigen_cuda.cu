@@ -136,15 +136,14 @@ __device__ void FindEigenvalues(const EncodeBatch& b, const float* diag, const f
   __syncthreads();
 }
 
-// Eigenvalues of all rounds, the edge, the rank, and how many directions dominate. One thread.
+// Eigenvalues of all rounds, the edge, the rank, and how many directions dominate. One thread;
+// `all` holds those of this round already.
 __device__ void Decide(const EncodeBatch& b, const double* round, double* all, Slot* slot,
                        uint32_t round_number) {
   const uint32_t p = b.p, deflated = slot->deflated;
   // Each direction taken out left a zero behind, the smallest of this round. Descending, by
   // insertion: the directions come first already, in nearly all cases.
-  if (deflated == 0) {
-    for (uint32_t i = 0; i < p; ++i) all[i] = round[i];
-  } else {
+  if (deflated > 0) {
     uint32_t count = 0;
     const auto insert = [&](double value) {
       uint32_t at = count++;
@@ -497,6 +496,8 @@ __global__ void __launch_bounds__(kThreads, kPieces <= 4 ? 4 : 2)
     const float top =
         __uint_as_float(BlockMax(__float_as_uint(bound), reinterpret_cast<uint32_t*>(room.norms)));
     FindEigenvalues(b, diag, off2, top, &room, lambda);
+    for (uint32_t i = threadIdx.x; i < p; i += kThreads) lambda[p + i] = lambda[i];
+    __syncthreads();
     if (threadIdx.x == 0) {
       Decide(b, lambda, lambda + p, slot, round);
       room.count =
