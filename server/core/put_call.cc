@@ -66,11 +66,12 @@ absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
       staged_bytes_ += estimate;
       WantedBlock block;
       block.index = static_cast<uint32_t>(i);
-      block.reservation = std::move(reserved[i].reservation);
       block.rotary = space_->RotaryAt(intents_[i].first_position);
       block.record = std::make_unique<RecordBuilder>(space_->layout(), space_->fingerprint(),
                                                      intents_[i].first_position);
       wanted_.push_back(std::move(block));
+      absl::MutexLock lock(&mu_);
+      reservations_.push_back(std::move(reserved[i].reservation));
     }
     answers_.push_back(answer);
   }
@@ -239,15 +240,18 @@ absl::Status PutCall::Commit(Done done) {
 void PutCall::Store() {
   absl::Status failure;
   Done done;
+  std::vector<kvstow::Store::Reservation> reservations;
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_) return;
     failure = failure_;
     done = std::move(done_);
+    reservations = std::move(reservations_);
   }
   if (session_->ended()) failure.Update(absl::FailedPreconditionError("the session ended"));
   if (!failure.ok()) {
     wanted_.clear();
+    reservations.clear();
     done(failure);
     return;
   }
@@ -255,9 +259,10 @@ void PutCall::Store() {
   results.blocks.resize(intents_.size());
   for (size_t i = 0; i < answers_.size(); ++i) results.blocks[i].refusal = answers_[i].refusal;
   std::vector<BlockKey> stored;
-  for (WantedBlock& block : wanted_) {
+  for (size_t i = 0; i < wanted_.size(); ++i) {
+    const WantedBlock& block = wanted_[i];
     PutResult& result = results.blocks[block.index];
-    result = StoreBlock(block);
+    result = StoreBlock(wanted_[i], std::move(reservations[i]));
     if (!result.stored) continue;
     results.k.Merge(result.k);
     results.v.Merge(result.v);
@@ -270,7 +275,7 @@ void PutCall::Store() {
   done(std::move(results));
 }
 
-PutResult PutCall::StoreBlock(WantedBlock& block) {
+PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation) {
   PutResult result;
   RecordBuilder& record = *block.record;
   Store::RecordMeta meta;
@@ -278,7 +283,7 @@ PutResult PutCall::StoreBlock(WantedBlock& block) {
   meta.raw_bytes = space_->layout().raw_bytes();
   meta.k = Declare(record.k_report());
   meta.v = Declare(record.v_report());
-  const absl::Status status = path_.store.Commit(std::move(block.reservation), pieces, meta);
+  const absl::Status status = path_.store.Commit(std::move(reservation), pieces, meta);
   if (!status.ok()) {
     result.refusal = Refusal::kFull;
     return result;
@@ -293,10 +298,14 @@ PutResult PutCall::StoreBlock(WantedBlock& block) {
 }
 
 void PutCall::Cancel() {
-  Done dropped;  // destroyed outside the lock: it may hold the transport's last reference
+  // Destroyed outside the lock: one may hold the transport's last reference, the others call the
+  // store.
+  Done dropped;
+  std::vector<kvstow::Store::Reservation> given_back;
   absl::MutexLock lock(&mu_);
   cancelled_ = true;
   dropped = std::move(done_);
+  given_back = std::move(reservations_);
 }
 
 }  // namespace kvstow

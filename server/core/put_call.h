@@ -91,7 +91,6 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // A wanted block on its way to a record.
   struct WantedBlock {
     uint32_t index = 0;  // into intents
-    Store::Reservation reservation;
     BlockRotary rotary;
     std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
   };
@@ -113,7 +112,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void FinishPlane(PlaneWork& work);
   void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
   void Store();
-  PutResult StoreBlock(WantedBlock& block);
+  PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
 
   DataPath& path_;
   const std::shared_ptr<Session> session_;
@@ -134,6 +133,9 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  // One a wanted block; given back at once when the call is cancelled, so that who tries again is
+  // not told that the block is pending.
+  std::vector<kvstow::Store::Reservation> reservations_ ABSL_GUARDED_BY(mu_);
   bool committing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   Done done_ ABSL_GUARDED_BY(mu_);

@@ -37,7 +37,7 @@ std::vector<std::shared_ptr<OpenCall>> CallRegistry::Collect() const {
 size_t CallRegistry::AbortStalled(absl::Time before) {
   size_t aborted = 0;
   for (const auto& call : Collect()) {
-    if (call->kind() != OpenCall::Kind::kBulk || call->last_progress() >= before) continue;
+    if (call->kind() != OpenCall::Kind::kBulk || call->waiting_since() >= before) continue;
     call->Abort(absl::DeadlineExceededError("no bytes moved for too long; the call was ended"));
     call->Cut();
     ++aborted;

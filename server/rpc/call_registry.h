@@ -20,8 +20,9 @@ class OpenCall {
   enum class Kind { kBulk, kSession, kWatch };
   virtual ~OpenCall() = default;
   virtual Kind kind() const = 0;
-  // When bytes last moved. Only bulk calls have to.
-  virtual absl::Time last_progress() const = 0;
+  // Since when it has been waiting for its client to send or to read; far in the future while it is
+  // the daemon's turn. Only bulk calls can stall.
+  virtual absl::Time waiting_since() const = 0;
   // The daemon is shutting down: tell the client, go on.
   virtual void NoteDraining() = 0;
   // Finish with this status, now. The status travels behind what was written before.
@@ -29,6 +30,9 @@ class OpenCall {
   // Reset the stream: the only thing that ends one whose reader has stopped reading.
   virtual void Cut() {}
 };
+
+// In nanoseconds since the epoch of Clock, for waiting_since().
+inline constexpr int64_t kNotWaiting = INT64_MAX;
 
 class CallRegistry {
  public:
@@ -38,7 +42,7 @@ class CallRegistry {
   absl::Status Add(const std::shared_ptr<OpenCall>& call);
   void Remove(const OpenCall* call);
 
-  // Ends bulk calls that have not moved since `before`. Returns how many.
+  // Ends bulk calls whose client has kept them waiting since `before`. Returns how many.
   size_t AbortStalled(absl::Time before);
   // Refuses new calls, tells those that are open.
   void StartDraining();

@@ -29,6 +29,10 @@ class FinishOnce {
     finish();
     return true;
   }
+  bool is_open() {
+    absl::MutexLock lock(&mu_);
+    return !finished_;
+  }
   // The stream is done: its context is gone from here on.
   void MarkDone() {
     absl::MutexLock lock(&mu_);

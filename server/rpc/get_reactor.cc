@@ -23,11 +23,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                          public std::enable_shared_from_this<GetReactor> {
  public:
   GetReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc),
-        context_(context),
-        tenant_(TenantOf(*context)),
-        start_(rpc.clock->Now()),
-        moved_ns_(absl::ToUnixNanos(start_)) {}
+      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
 
   void Start(const grpc::ByteBuffer& request) {
     self_ = shared_from_this();
@@ -38,7 +34,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kBulk; }
-  absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
+  absl::Time waiting_since() const override {
+    return absl::FromUnixNanos(waiting_since_ns_.load());
+  }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
   void Cut() override {
@@ -51,7 +49,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       End(absl::CancelledError("the client is gone"));
       return;
     }
-    moved_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+    waiting_since_ns_ = kNotWaiting;
     Continue();
   }
   void OnCancel() override { End(absl::CancelledError("cancelled")); }
@@ -175,6 +173,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       outgoing_ = std::move(message);
       finish_.Finish([&] {
         Record(absl::StatusCode::kOk);
+        waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
         StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
       });
     }
@@ -183,6 +182,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void Write(grpc::ByteBuffer message) {
     finish_.IfOpen([&] {
       outgoing_ = std::move(message);
+      waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
       StartWrite(&outgoing_);
     });
   }
@@ -208,7 +208,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   grpc::CallbackServerContext* const context_;  // until OnDone
   const TenantId tenant_;
   const absl::Time start_;
-  std::atomic<int64_t> moved_ns_;  // when bytes last moved
+  std::atomic<int64_t> waiting_since_ns_{kNotWaiting};  // for the client
   std::atomic<uint64_t> sent_bytes_{0};
   std::shared_ptr<GetReactor> self_;  // until OnDone
   FinishOnce finish_;

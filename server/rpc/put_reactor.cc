@@ -18,11 +18,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
                          public std::enable_shared_from_this<PutReactor> {
  public:
   PutReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc),
-        context_(context),
-        tenant_(TenantOf(*context)),
-        start_(rpc.clock->Now()),
-        moved_ns_(absl::ToUnixNanos(start_)) {}
+      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
 
   void Start() {
     self_ = shared_from_this();
@@ -35,7 +31,9 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kBulk; }
-  absl::Time last_progress() const override { return absl::FromUnixNanos(moved_ns_.load()); }
+  absl::Time waiting_since() const override {
+    return absl::FromUnixNanos(waiting_since_ns_.load());
+  }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
   void Cut() override {
@@ -49,7 +47,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       if (!committed_) End(absl::AbortedError("the stream ended before its commit"));
       return;
     }
-    moved_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+    waiting_since_ns_ = kNotWaiting;
     if (absl::Status s = Take(); !s.ok()) End(s);
   }
   void OnWriteDone(bool ok) override {
@@ -120,7 +118,8 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         put->Commit([self = shared_from_this()](absl::StatusOr<PutResults> results) {
           self->OnStored(std::move(results));
         }));
-    Read();  // notices a client that goes away, and one that says more
+    Read();                           // notices a client that goes away, and one that says more
+    waiting_since_ns_ = kNotWaiting;  // it is our turn now
     return absl::OkStatus();
   }
 
@@ -150,17 +149,19 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     // The message that was read is not needed any more: chunks are copied by PutCall::Add.
     finish_.IfOpen([&] {
       incoming_.Clear();
+      waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
       StartRead(&incoming_);
     });
   }
 
   void End(const absl::Status& status) {
+    // First, so that who sees the call end finds nothing left of it.
     const auto put = this->put();
+    if (put != nullptr && finish_.is_open()) put->Cancel();
     finish_.Finish([&] {
       Record(status.code(), put);
       Finish(ToGrpc(status));
     });
-    if (put != nullptr) put->Cancel();
   }
 
   void Record(absl::StatusCode code, const std::shared_ptr<PutCall>& put) {
@@ -177,8 +178,8 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   grpc::CallbackServerContext* const context_;  // until OnDone
   const TenantId tenant_;
   const absl::Time start_;
-  std::atomic<int64_t> moved_ns_;     // when bytes last moved
-  std::shared_ptr<PutReactor> self_;  // until OnDone
+  std::atomic<int64_t> waiting_since_ns_{kNotWaiting};  // for the client
+  std::shared_ptr<PutReactor> self_;                    // until OnDone
   FinishOnce finish_;
   grpc::ByteBuffer incoming_, answers_;
   bool committed_ = false;  // reading thread only

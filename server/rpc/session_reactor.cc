@@ -26,7 +26,7 @@ class SessionReactor final : public grpc::ServerWriteReactor<v1::SessionEvent>,
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kSession; }
-  absl::Time last_progress() const override { return start_; }
+  absl::Time waiting_since() const override { return absl::InfiniteFuture(); }
   void NoteDraining() override {
     absl::MutexLock lock(&mu_);
     drain_wanted_ = true;

@@ -28,7 +28,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kWatch; }
-  absl::Time last_progress() const override { return start_; }
+  absl::Time waiting_since() const override { return absl::InfiniteFuture(); }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
 
