@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,6 +33,14 @@ bool IsLive(const std::string& path) {
   close(fd);
   return live;
 }
+
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& p) { return p->name() == "proto_server_reflection"; });
+  }
+};
 
 }  // namespace
 
@@ -85,12 +92,11 @@ absl::Status RpcServer::ClaimUnixSocket() const {
 
 absl::Status RpcServer::Bind(FillStats fill_stats) {
   grpc::EnableDefaultHealthCheckService(true);
-  static std::once_flag reflection;
-  if (options_.reflection) {
-    std::call_once(reflection, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
-  }
   service_ = MakeGrpcService(rpc_, std::move(fill_stats));
+  // Names the library, so that it is linked; by that alone it adds itself to every server.
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  if (!options_.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.RegisterService(service_.get());
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   // A peer that vanished without a FIN would keep its session, and with it its leases.
