@@ -44,7 +44,12 @@ class DaemonProcess {
     close(stdin_);
     waitpid(pid_, nullptr, 0);
   }
-  void Stop() { kill(pid_, SIGSTOP); }
+  // Returns once every thread has stopped.
+  void Stop() {
+    kill(pid_, SIGSTOP);
+    siginfo_t info = {};
+    if (waitid(P_PID, pid_, &info, WSTOPPED | WNOWAIT) != 0) abort();
+  }
   const std::string& target() const { return target_; }
 
  private:

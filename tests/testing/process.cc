@@ -41,6 +41,14 @@ Process::~Process() {
   Wait();
 }
 
+void Process::Signal(int signal) const {
+  kill(pid_, signal);
+  if (signal != SIGSTOP) return;
+  siginfo_t info = {};
+  EXPECT_EQ(waitid(P_PID, pid_, &info, WSTOPPED | WEXITED | WNOWAIT), 0);
+  EXPECT_EQ(info.si_code, CLD_STOPPED) << "it ended before it could be stopped";
+}
+
 int Process::Wait() {
   if (!status_) {
     int status = 0;

@@ -21,7 +21,8 @@ class Process {
   Process(const Process&) = delete;
 
   pid_t pid() const { return pid_; }
-  void Signal(int signal) const { kill(pid_, signal); }
+  // SIGSTOP returns once every thread has stopped: until then a busy one answers still.
+  void Signal(int signal) const;
   // Exit status, or 128 + the signal that ended it. Blocks.
   int Wait();
   bool running() const { return pid_ > 0 && !status_; }
