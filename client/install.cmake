@@ -4,15 +4,6 @@ include(GNUInstallDirs)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kvstow)
 
-# Headers of this tree are found differently once installed.
-foreach(target kvstow_options kvstow_proto)
-  get_target_property(includes ${target} INTERFACE_INCLUDE_DIRECTORIES)
-  set_target_properties(${target} PROPERTIES
-    INTERFACE_INCLUDE_DIRECTORIES "$<BUILD_INTERFACE:${includes}>"
-    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "")
-endforeach()
-set_target_properties(kvstow_proto PROPERTIES
-  INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "$<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/proto>")
 target_include_directories(kvstow_client INTERFACE
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/kvstow>)

@@ -23,7 +23,7 @@ if(KVSTOW_CCACHE)
 endif()
 
 add_library(kvstow_options INTERFACE)
-target_include_directories(kvstow_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_include_directories(kvstow_options INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
 target_compile_options(kvstow_options INTERFACE -Wall -Wextra -Werror)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12 sees overlaps in std::string where there are none (GCC bug 105651).

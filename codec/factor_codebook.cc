@@ -11,13 +11,15 @@ constexpr int kIterations = 12;
 constexpr double kNormal[8] = {0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326};
 
 int MidpointBin(double a, double b, int bins) {
-  return std::clamp(static_cast<int>(std::lround((a + b) / 2 * (bins / 2))) + bins / 2, 0, bins);
+  const int half = bins / 2;
+  return std::clamp(static_cast<int>(std::lround((a + b) / 2 * half)) + half, 0, bins);
 }
 
 }  // namespace
 
 int FactorQuantiser::BinOf(float value) const {
-  const int bin = static_cast<int>(value * stretch_ * (kBins / 2) + kBins / 2);
+  constexpr int kHalf = kBins / 2;
+  const int bin = static_cast<int>(value * stretch_ * kHalf + kHalf);
   return std::clamp(bin, 0, kBins - 1);
 }
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "server/core/status_macros.h"
+#include "server/rpc/bulk_reactor.h"
 #include "server/rpc/convert.h"
-#include "server/rpc/finish_once.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/wire.h"
 
@@ -18,29 +18,15 @@ namespace {
 
 // A chain of single steps: ask for a plane, cut it into the chunk, write the chunk when it is full,
 // go on when it is written. So nothing but End runs beside it.
-class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                         public OpenCall,
-                         public std::enable_shared_from_this<GetReactor> {
+class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
   GetReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+      : BulkReactor(rpc, context) {}
 
   void Start(const grpc::ByteBuffer& request) {
-    self_ = shared_from_this();
-    absl::Status status = rpc_.calls->Add(self_);
+    absl::Status status = Enter();
     if (status.ok()) status = Open(request);
     if (!status.ok()) End(status);
-  }
-
-  // ---- OpenCall ----
-  Kind kind() const override { return Kind::kBulk; }
-  absl::Time waiting_since() const override {
-    return absl::FromUnixNanos(waiting_since_ns_.load());
-  }
-  void NoteDraining() override {}
-  void Abort(const absl::Status& status) override { End(status); }
-  void Cut() override {
-    finish_.IfNotDone([&] { context_->TryCancel(); });
   }
 
   // ---- ServerWriteReactor ----
@@ -49,17 +35,15 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       End(absl::CancelledError("the client is gone"));
       return;
     }
-    waiting_since_ns_ = kNotWaiting;
+    StopWaiting();
     Continue();
-  }
-  void OnCancel() override { End(absl::CancelledError("cancelled")); }
-  void OnDone() override {
-    finish_.MarkDone();
-    rpc_.calls->Remove(this);
-    self_.reset();
   }
 
  private:
+  std::shared_ptr<GetReactor> Self() {
+    return std::static_pointer_cast<GetReactor>(shared_from_this());
+  }
+
   absl::Status Open(const grpc::ByteBuffer& buffer) {
     v1::GetRequest request;
     if (!Parse(buffer, &request)) {
@@ -92,14 +76,14 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       }
     }
     if (news_) {
-      grpc::ByteBuffer news = std::move(*news_);
+      const grpc::ByteBuffer news = *news_;
       news_.reset();
-      Write(std::move(news));
+      Write(news);
       return;
     }
     const auto get = this->get();
     if (get == nullptr) return;
-    get->Next([self = shared_from_this()](absl::StatusOr<PlaneDelivery> delivery) {
+    get->Next([self = Self()](absl::StatusOr<PlaneDelivery> delivery) {
       self->OnPlane(std::move(delivery));
     });
   }
@@ -166,28 +150,28 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     const bool empty = chunk_bytes_ == 0;
     chunk_bytes_ = 0;
     if (!at_end_) {
-      Write(std::move(message));
+      Write(message);
     } else if (empty) {
       End(absl::OkStatus());
     } else {
-      outgoing_ = std::move(message);
+      outgoing_ = message;
       finish_.Finish([&] {
         Record(absl::StatusCode::kOk);
-        waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+        WaitForClient();
         StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
       });
     }
   }
 
-  void Write(grpc::ByteBuffer message) {
+  void Write(const grpc::ByteBuffer& message) {
     finish_.IfOpen([&] {
-      outgoing_ = std::move(message);
-      waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+      outgoing_ = message;
+      WaitForClient();
       StartWrite(&outgoing_);
     });
   }
 
-  void End(const absl::Status& status) {
+  void End(const absl::Status& status) override {
     finish_.Finish([&] {
       Record(status.code());
       Finish(ToGrpc(status));
@@ -195,23 +179,14 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     if (const auto get = this->get()) get->Cancel();
   }
 
-  void Record(absl::StatusCode code) {
-    rpc_.sink->OnCall({"Get", "grpc", code, rpc_.clock->Now() - start_, sent_bytes_.load()});
-  }
+  void Record(absl::StatusCode code) { Report("Get", code, sent_bytes_.load()); }
 
   std::shared_ptr<GetCall> get() const {
     absl::MutexLock lock(&mu_);
     return get_;
   }
 
-  const RpcContext& rpc_;
-  grpc::CallbackServerContext* const context_;  // until OnDone
-  const TenantId tenant_;
-  const absl::Time start_;
-  std::atomic<int64_t> waiting_since_ns_{kNotWaiting};  // for the client
   std::atomic<uint64_t> sent_bytes_{0};
-  std::shared_ptr<GetReactor> self_;  // until OnDone
-  FinishOnce finish_;
 
   // Of the chain.
   grpc::ByteBuffer outgoing_;

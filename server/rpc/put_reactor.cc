@@ -1,43 +1,29 @@
 #include "server/rpc/put_reactor.h"
 
-#include <atomic>
 #include <memory>
 #include <utility>
 
 #include "server/core/status_macros.h"
+#include "server/rpc/bulk_reactor.h"
 #include "server/rpc/convert.h"
-#include "server/rpc/finish_once.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/wire.h"
 
 namespace kvstow {
 namespace {
 
-class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
-                         public OpenCall,
-                         public std::enable_shared_from_this<PutReactor> {
+class PutReactor final
+    : public BulkReactor<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   PutReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+      : BulkReactor(rpc, context) {}
 
   void Start() {
-    self_ = shared_from_this();
-    if (absl::Status s = rpc_.calls->Add(self_); !s.ok()) {
+    if (absl::Status s = Enter(); !s.ok()) {
       End(s);
       return;
     }
     Read();
-  }
-
-  // ---- OpenCall ----
-  Kind kind() const override { return Kind::kBulk; }
-  absl::Time waiting_since() const override {
-    return absl::FromUnixNanos(waiting_since_ns_.load());
-  }
-  void NoteDraining() override {}
-  void Abort(const absl::Status& status) override { End(status); }
-  void Cut() override {
-    finish_.IfNotDone([&] { context_->TryCancel(); });
   }
 
   // ---- ServerBidiReactor ----
@@ -47,7 +33,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       if (!committed_) End(absl::AbortedError("the stream ended before its commit"));
       return;
     }
-    waiting_since_ns_ = kNotWaiting;
+    StopWaiting();
     if (absl::Status s = Take(); !s.ok()) End(s);
   }
   void OnWriteDone(bool ok) override {
@@ -59,14 +45,12 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     answers_written_ = true;
     if (results_ready_) SendResults();
   }
-  void OnCancel() override { End(absl::CancelledError("cancelled")); }
-  void OnDone() override {
-    finish_.MarkDone();
-    rpc_.calls->Remove(this);
-    self_.reset();
-  }
 
  private:
+  std::shared_ptr<PutReactor> Self() {
+    return std::static_pointer_cast<PutReactor>(shared_from_this());
+  }
+
   absl::Status Take() {
     KVSTOW_ASSIGN_OR_RETURN(auto message, ParsePutRequest(incoming_));
     if (committed_) return absl::InvalidArgumentError("a message after the commit");
@@ -106,7 +90,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
     KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
     // Let the codec catch up before taking more: flow control then holds the client back.
-    rpc_.service->WhenBelowInflightLimit([self = shared_from_this()] { self->Read(); });
+    rpc_.service->WhenBelowInflightLimit([self = Self()] { self->Read(); });
     return absl::OkStatus();
   }
 
@@ -114,12 +98,11 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("a commit before the announce");
     committed_ = true;
-    KVSTOW_RETURN_IF_ERROR(
-        put->Commit([self = shared_from_this()](absl::StatusOr<PutResults> results) {
-          self->OnStored(std::move(results));
-        }));
-    Read();                           // notices a client that goes away, and one that says more
-    waiting_since_ns_ = kNotWaiting;  // it is our turn now
+    KVSTOW_RETURN_IF_ERROR(put->Commit([self = Self()](absl::StatusOr<PutResults> results) {
+      self->OnStored(std::move(results));
+    }));
+    Read();         // notices a client that goes away, and one that says more
+    StopWaiting();  // it is our turn now
     return absl::OkStatus();
   }
 
@@ -149,12 +132,12 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     // The message that was read is not needed any more: chunks are copied by PutCall::Add.
     finish_.IfOpen([&] {
       incoming_.Clear();
-      waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now());
+      WaitForClient();
       StartRead(&incoming_);
     });
   }
 
-  void End(const absl::Status& status) {
+  void End(const absl::Status& status) override {
     // First, so that who sees the call end finds nothing left of it.
     const auto put = this->put();
     if (put != nullptr && finish_.is_open()) put->Cancel();
@@ -165,8 +148,7 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void Record(absl::StatusCode code, const std::shared_ptr<PutCall>& put) {
-    rpc_.sink->OnCall({"Put", "grpc", code, rpc_.clock->Now() - start_,
-                       put == nullptr ? 0 : put->received_bytes()});
+    Report("Put", code, put == nullptr ? 0 : put->received_bytes());
   }
 
   std::shared_ptr<PutCall> put() const {
@@ -174,13 +156,6 @@ class PutReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     return put_;
   }
 
-  const RpcContext& rpc_;
-  grpc::CallbackServerContext* const context_;  // until OnDone
-  const TenantId tenant_;
-  const absl::Time start_;
-  std::atomic<int64_t> waiting_since_ns_{kNotWaiting};  // for the client
-  std::shared_ptr<PutReactor> self_;                    // until OnDone
-  FinishOnce finish_;
   grpc::ByteBuffer incoming_, answers_;
   bool committed_ = false;  // reading thread only
 

@@ -73,7 +73,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
       // but the next look at the hub must be on another stack.
       auto item = watcher->Next([self = shared_from_this()] { self->Wake(); });
       if (!item) return;
-      event_to_come_ = std::move(item->event);
+      event_to_come_ = item->event;
       if (item->lost > 0) {
         event_.Clear();
         event_.set_kind(v1::WatchEvent::LOST);

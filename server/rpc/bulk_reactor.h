@@ -1,0 +1,75 @@
+// What the Put and the Get stream have in common: they count as bulk calls of the registry, stall
+// while they wait for their client, own themselves until gRPC is done with them, and finish once.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/rpc/call_registry.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/finish_once.h"
+#include "server/rpc/rpc_context.h"
+
+namespace kvstow {
+
+// `Reactor` is gRPC's own. Thread safety: gRPC's reactions, OpenCall and End come on any thread.
+template <typename Reactor>
+class BulkReactor : public Reactor,
+                    public OpenCall,
+                    public std::enable_shared_from_this<BulkReactor<Reactor>> {
+ public:
+  // ---- OpenCall ----
+  Kind kind() const final { return Kind::kBulk; }
+  absl::Time waiting_since() const final { return absl::FromUnixNanos(waiting_since_ns_.load()); }
+  void NoteDraining() final {}
+  void Abort(const absl::Status& status) final { End(status); }
+  void Cut() final {
+    finish_.IfNotDone([&] { context_->TryCancel(); });
+  }
+
+  // ---- Reactor ----
+  void OnCancel() final { End(absl::CancelledError("cancelled")); }
+  void OnDone() final {
+    finish_.MarkDone();
+    rpc_.calls->Remove(this);
+    self_.reset();
+  }
+
+ protected:
+  BulkReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
+      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+
+  // Finishes with this status, the first time.
+  virtual void End(const absl::Status& status) = 0;
+
+  // First of all: RESOURCE_EXHAUSTED and UNAVAILABLE as CallRegistry::Add. The reactor owns itself
+  // from here on, whatever the answer.
+  absl::Status Enter() {
+    self_ = this->shared_from_this();
+    return rpc_.calls->Add(self_);
+  }
+  void WaitForClient() { waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now()); }
+  void StopWaiting() { waiting_since_ns_ = kNotWaiting; }
+  void Report(const char* method, absl::StatusCode code, uint64_t bytes) {
+    rpc_.sink->OnCall({method, "grpc", code, rpc_.clock->Now() - start_, bytes});
+  }
+
+  const RpcContext& rpc_;
+
+ private:
+  grpc::CallbackServerContext* const context_;  // until OnDone
+
+ protected:
+  const TenantId tenant_;
+  FinishOnce finish_;
+
+ private:
+  const absl::Time start_;
+  std::atomic<int64_t> waiting_since_ns_{kNotWaiting};
+  std::shared_ptr<BulkReactor> self_;  // until OnDone
+};
+
+}  // namespace kvstow
