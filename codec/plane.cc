@@ -124,6 +124,21 @@ EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs) 
   return out;
 }
 
+std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTable* rotary,
+                                          std::span<std::byte> out) {
+  const TileShape shape = ShapeOf(view.spec());
+  std::vector<TileDecodeJob> jobs(view.tiles());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].shape = shape;
+    jobs[i].head = view.head(i);
+    jobs[i].body = view.body(i).data();
+    jobs[i].rotary = rotary;
+    jobs[i].values = out.data() + i * shape.bytes();
+    jobs[i].row_stride = shape.dim * SizeOf(shape.dtype);
+  }
+  return jobs;
+}
+
 absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
                                          const CodecSettings& settings, const RotaryTable* rotary,
                                          std::span<const std::byte> values) {
@@ -156,17 +171,7 @@ absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable
     if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
     return absl::OkStatus();
   }
-  const TileShape shape = ShapeOf(plane);
-  std::vector<TileDecodeJob> jobs(view->tiles());
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    jobs[i].shape = shape;
-    jobs[i].head = view->head(i);
-    jobs[i].body = view->body(i).data();
-    jobs[i].rotary = rotary;
-    jobs[i].values = out.data() + i * shape.bytes();
-    jobs[i].row_stride = shape.dim * SizeOf(shape.dtype);
-  }
-  return codec.Decode(jobs);
+  return codec.Decode(MakeDecodeJobs(*view, rotary, out));
 }
 
 }  // namespace kvstow

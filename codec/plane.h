@@ -63,5 +63,8 @@ struct PlaneEncodeJobs {
 PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
                                const RotaryTable* rotary, std::span<const std::byte> values);
 EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs);
+// The jobs of DecodePlane; `out` is the plane's raw_bytes long.
+std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTable* rotary,
+                                          std::span<std::byte> out);
 
 }  // namespace kvstow

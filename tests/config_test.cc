@@ -51,11 +51,26 @@ TEST_F(ConfigTest, FlagsOverrideTheFileAndTheFileTheDefaults) {
       << "what the file leaves out keeps its default";
 }
 
+TEST_F(ConfigTest, NamesADevice) {
+  using Device = DaemonConfig::Device;
+  EXPECT_EQ(LoadConfig("", {})->device, Device::kAuto);
+  EXPECT_EQ(LoadConfig(Write("device: 'cpu'"), {})->device, Device::kCpu);
+  const auto second = LoadConfig(Write("device: 'cuda:1' gpu_tier: '2GiB'"), {});
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->device, Device::kCuda);
+  EXPECT_EQ(second->device_index, 1);
+  EXPECT_EQ(second->gpu_tier_bytes, uint64_t{2} << 30);
+}
+
 TEST_F(ConfigTest, MistakesAreNamed) {
   ExpectRefused("no_such_field: 1", "line 1");
   ExpectRefused("\nhost_tier: 5", "line 2");
   ExpectRefused("host_tier: 'lots'", "host_tier");
   ExpectRefused("host_tier: '10KiB'", "holds no block");
+  ExpectRefused("device: 'tpu'", "device: 'tpu'; use auto");
+  ExpectRefused("device: 'cuda:x'", "use auto, cpu, cuda");
+  ExpectRefused("device: 'cpu' gpu_tier: '1GiB'", "needs a GPU");
+  ExpectRefused("gpu_tier: '5KiB'", "gpu_tier: less than 1MiB");
   ExpectRefused("tcp: '127.0.0.1:7411'", "--insecure");
   ExpectRefused("tcp: 'nonsense' insecure: true", "not host:port");
   ExpectRefused("tcp: '127.0.0.1:99999' insecure: true", "not host:port");

@@ -11,8 +11,10 @@
 #include "gtest/gtest.h"
 #include "server/app/system.h"
 #include "server/app/thread_pool.h"
+#include "server/core/batched_plane_codec.h"
 #include "server/core/service.h"
 #include "server/core/testing/recording_stats.h"
+#include "server/core/tiled_plane_codec.h"
 #include "server/tiers/host_tier.h"
 #include "tests/testing/kv_data.h"
 
@@ -36,13 +38,18 @@ SpaceSpec Spec() {
   return spec;
 }
 
-class ServiceStressTest : public ::testing::Test {
+// Over the plane codec of a machine without a GPU, and over that of one with a GPU.
+class ServiceStressTest : public ::testing::TestWithParam<bool> {
  protected:
   ServiceStressTest()
       : tier_(*HostTier::Create(1 << 20)),
         store_(StoreOptions{}, {tier_.get()}, &clock_, &random_, &stats_),
         pool_(2),
-        service_(ServiceLimits{}, {&store_, CpuCodec(), &pool_, &clock_, &random_, &stats_}) {
+        tiled_(CpuCodec(), &pool_, &clock_, &stats_),
+        batched_({CpuCodec(), CpuCodec()}, &tiled_, &pool_, &clock_, &stats_),
+        service_(ServiceLimits{},
+                 {&store_, GetParam() ? static_cast<PlaneCodec*>(&batched_) : &tiled_, &pool_,
+                  &clock_, &random_, &stats_}) {
     for (int p = 0; p < kPrompts; ++p) {
       const std::vector<uint32_t> tokens(kBlocks * 128, static_cast<uint32_t>(p));
       keys_.push_back(KeysOf(RootKey(FingerprintOf(Spec()), {}), tokens, 128));
@@ -51,6 +58,8 @@ class ServiceStressTest : public ::testing::Test {
         blocks_.back().push_back(MakeBlock(layout_, p * 100 + b));
     }
   }
+
+  ~ServiceStressTest() override { pool_.Drain(); }
 
   struct Worker {
     std::shared_ptr<Session> session;
@@ -167,10 +176,14 @@ class ServiceStressTest : public ::testing::Test {
   std::unique_ptr<HostTier> tier_;
   Store store_;
   ThreadPool pool_;
+  TiledPlaneCodec tiled_;
+  BatchedPlaneCodec batched_;
   Service service_;
 };
+INSTANTIATE_TEST_SUITE_P(Codecs, ServiceStressTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Batched" : "Tiled"; });
 
-TEST_F(ServiceStressTest, EverybodyAtOnce) {
+TEST_P(ServiceStressTest, EverybodyAtOnce) {
   std::vector<std::thread> threads;
   for (uint32_t t = 0; t < kThreads; ++t) threads.emplace_back([this, t] { Work(t); });
   for (std::thread& t : threads) t.join();

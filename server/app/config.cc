@@ -20,6 +20,8 @@ using config::Config;
 
 constexpr char kDefaults[] = R"(unix_socket: "/run/kvstow/kvstowd.sock"
 host_tier: "1GiB"
+device: "auto"
+gpu_tier: "none"
 metrics: "127.0.0.1:9464"
 log_level: "info"
 shutdown_grace_seconds: 20
@@ -89,6 +91,9 @@ void Override(const ConfigOverrides& o, Config* config) {
   if (!o.unix_socket.empty()) config->set_unix_socket(o.unix_socket);
   if (!o.tcp.empty()) config->set_tcp(o.tcp);
   if (!o.host_tier.empty()) config->set_host_tier(o.host_tier);
+  if (!o.device.empty()) config->set_device(o.device);
+  if (!o.gpu_tier.empty()) config->set_gpu_tier(o.gpu_tier);
+  if (!o.gpu_plugin.empty()) config->set_gpu_plugin(o.gpu_plugin);
   if (!o.metrics.empty()) config->set_metrics(o.metrics);
   if (!o.log_level.empty()) config->set_log_level(o.log_level);
   if (o.insecure) config->set_insecure(*o.insecure);
@@ -122,6 +127,12 @@ absl::StatusOr<uint64_t> Size(absl::string_view field, const std::string& text) 
   if (!size.ok()) return Invalid(field, size.status().message());
   KVSTOW_RETURN_IF_ERROR(CheckPositive(field, *size));
   return size;
+}
+
+absl::Status CheckHoldsABlock(absl::string_view field, uint64_t bytes) {
+  constexpr uint64_t kSmallestTier = uint64_t{1} << 20;
+  if (bytes >= kSmallestTier) return absl::OkStatus();
+  return Invalid(field, "less than 1MiB holds no block; give it more");
 }
 
 absl::Status SetListeners(const Config& in, DaemonConfig* out) {
@@ -189,6 +200,28 @@ absl::Status CheckLogLevel(const std::string& level) {
   return Invalid("log_level", absl::StrCat("'", level, "'; use trace, debug, info, warn or error"));
 }
 
+absl::Status SetDevice(const Config& in, DaemonConfig* out) {
+  using Device = DaemonConfig::Device;
+  absl::string_view device = in.device();
+  if (device == "auto" || device == "cpu") {
+    out->device = device == "cpu" ? Device::kCpu : Device::kAuto;
+  } else if (absl::ConsumePrefix(&device, "cuda") &&
+             (device.empty() ||
+              (absl::ConsumePrefix(&device, ":") && absl::SimpleAtoi(device, &out->device_index) &&
+               out->device_index >= 0))) {
+    out->device = Device::kCuda;
+  } else {
+    return Invalid("device", absl::StrCat("'", in.device(), "'; use auto, cpu, cuda or cuda:1"));
+  }
+  out->gpu_plugin = in.gpu_plugin();
+  if (in.gpu_tier() == "none") return absl::OkStatus();
+  if (out->device == Device::kCpu) {
+    return Invalid("gpu_tier", "needs a GPU, and device is cpu; say none, or another device");
+  }
+  KVSTOW_ASSIGN_OR_RETURN(out->gpu_tier_bytes, Size("gpu_tier", in.gpu_tier()));
+  return CheckHoldsABlock("gpu_tier", out->gpu_tier_bytes);
+}
+
 absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   DaemonConfig out;
   KVSTOW_RETURN_IF_ERROR(SetListeners(in, &out));
@@ -196,10 +229,8 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   KVSTOW_RETURN_IF_ERROR(SetEviction(in.eviction(), &out));
   KVSTOW_RETURN_IF_ERROR(CheckLogLevel(in.log_level()));
   KVSTOW_ASSIGN_OR_RETURN(out.host_tier_bytes, Size("host_tier", in.host_tier()));
-  constexpr uint64_t kSmallestTier = uint64_t{1} << 20;
-  if (out.host_tier_bytes < kSmallestTier) {
-    return Invalid("host_tier", "less than 1MiB holds no block; give it more");
-  }
+  KVSTOW_RETURN_IF_ERROR(CheckHoldsABlock("host_tier", out.host_tier_bytes));
+  KVSTOW_RETURN_IF_ERROR(SetDevice(in, &out));
   constexpr uint32_t kMostThreads = 1024;
   if (in.threads() > kMostThreads) return Invalid("threads", "more than 1024");
   out.threads =

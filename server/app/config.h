@@ -16,6 +16,10 @@ struct DaemonConfig {
   RpcServerOptions rpc;
   bool insecure = false;
   uint64_t host_tier_bytes = 0;
+  enum class Device { kAuto, kCpu, kCuda } device = Device::kAuto;
+  int device_index = 0;
+  std::string gpu_plugin;       // empty: look for it
+  uint64_t gpu_tier_bytes = 0;  // 0 for none
   std::string metrics_address;  // empty for none
   uint32_t threads = 0;         // resolved: at least 1
   std::string log_level;
@@ -26,7 +30,7 @@ struct DaemonConfig {
 
 // Settings given on the command line; those not set are empty.
 struct ConfigOverrides {
-  std::string unix_socket, tcp, host_tier, metrics, log_level;
+  std::string unix_socket, tcp, host_tier, device, gpu_tier, gpu_plugin, metrics, log_level;
   std::optional<bool> insecure, reflection;
   std::optional<uint32_t> threads, shutdown_grace_seconds;
 };

@@ -4,10 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/app/accelerator.h"
 #include "server/app/system.h"
 #include "server/app/thread_pool.h"
 #include "server/app/version.h"
+#include "server/core/batched_plane_codec.h"
 #include "server/core/status_macros.h"
+#include "server/core/tiled_plane_codec.h"
 #include "server/obs/metrics.h"
 #include "server/obs/metrics_listener.h"
 #include "server/rpc/convert.h"
@@ -17,6 +20,9 @@
 
 namespace kvstow {
 namespace {
+
+// Beside kvstow.v1.Kvstow, where the daemon uses a GPU.
+constexpr char kGpuHealthService[] = "kvstow.gpu";
 
 std::string NewInstanceId(RandomSource& random) {
   Digest id{};
@@ -44,28 +50,56 @@ struct Daemon::Parts {
   SystemRandom random;
   absl::Time started = clock.Now();
   std::shared_ptr<Metrics> metrics;
+  Accelerator gpu;
   std::unique_ptr<HostTier> host;
   std::unique_ptr<Store> store;
   std::unique_ptr<ThreadPool> executor;
+  std::unique_ptr<TiledPlaneCodec> cpu_codec;
+  std::unique_ptr<BatchedPlaneCodec> gpu_codec;  // null without a GPU
   std::unique_ptr<Service> service;
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<MetricsListener> metrics_listener;
+  bool gpu_was_healthy = true;  // as told last
   absl::Notification stop_maintenance;
   std::thread maintenance;
 
   absl::Status Start(const DaemonConfig& config);
+  absl::Status StartData(const DaemonConfig& config);
+  Metrics::Gauges ReadGauges() const;
+  bool gpu_healthy() const;
+  void TellGpuHealth();
   void Maintain();
   void LogStart(const DaemonConfig& config) const;
 };
 
-absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
-  Codec* codec = CpuCodec();
+// Device, tiers and codecs, and what counts them.
+absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
+  KVSTOW_ASSIGN_OR_RETURN(gpu, Accelerator::Open(config));
   KVSTOW_ASSIGN_OR_RETURN(host, HostTier::Create(config.host_tier_bytes));
-  metrics = std::make_shared<Metrics>(
-      MetricsConfig{{"default"}, {TierKind::kHost}, kVersion, std::string(codec->device())});
-  store = std::make_unique<Store>(config.store, std::vector<Tier*>{host.get()}, &clock, &random,
-                                  metrics.get());
-  executor = std::make_unique<ThreadPool>(config.threads);
+  if (gpu.device != nullptr) host->StartPinning(gpu.device.get());
+  std::vector<Tier*> tiers = {host.get()};
+  if (gpu.tier != nullptr) tiers.insert(tiers.begin(), gpu.tier.get());
+  MetricsConfig counted = {{"default"}, {}, kVersion, {"cpu"}};
+  for (const Tier* tier : tiers) counted.tiers.push_back(tier->kind());
+  if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
+  metrics = std::make_shared<Metrics>(counted);
+  store = std::make_unique<Store>(config.store, tiers, &clock, &random, metrics.get());
+  // Threads that wait for the device are none that compute.
+  executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size());
+  cpu_codec = std::make_unique<TiledPlaneCodec>(CpuCodec(), executor.get(), &clock, metrics.get());
+  if (gpu.device != nullptr) {
+    std::vector<Codec*> codecs;
+    for (const auto& codec : gpu.codecs) codecs.push_back(codec.get());
+    gpu_codec = std::make_unique<BatchedPlaneCodec>(codecs, cpu_codec.get(), executor.get(), &clock,
+                                                    metrics.get());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
+  KVSTOW_RETURN_IF_ERROR(StartData(config));
+  PlaneCodec* codec = cpu_codec.get();
+  if (gpu_codec != nullptr) codec = gpu_codec.get();
   service = std::make_unique<Service>(
       config.limits,
       Service::Parts{store.get(), codec, executor.get(), &clock, &random, metrics.get()});
@@ -75,13 +109,12 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   };
   KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(config.rpc, service.get(), &clock, metrics.get(),
                                                 kVersion, NewInstanceId(random), fill_stats));
-  metrics->SetGaugeSource([this] {
-    return Metrics::Gauges{service->Snapshot(), rpc->bulk_calls()};
-  });
+  metrics->SetGaugeSource([this] { return ReadGauges(); });
   if (!config.metrics_address.empty()) {
     KVSTOW_ASSIGN_OR_RETURN(metrics_listener,
                             MetricsListener::Start(config.metrics_address, metrics));
   }
+  TellGpuHealth();
   maintenance = std::thread([this] { Maintain(); });
   LogStart(config);
   return absl::OkStatus();
@@ -91,17 +124,47 @@ void Daemon::Parts::Maintain() {
   while (!stop_maintenance.WaitForNotificationWithTimeout(absl::Milliseconds(100))) {
     service->Maintain();
     rpc->Maintain();
+    TellGpuHealth();
   }
 }
 
+Metrics::Gauges Daemon::Parts::ReadGauges() const {
+  Metrics::Gauges gauges;
+  gauges.service = service->Snapshot();
+  gauges.bulk_calls = rpc->bulk_calls();
+  gauges.pinned_bytes = host->pinned_bytes();
+  gauges.cuda_errors = gpu.device == nullptr ? 0 : gpu.device->errors();
+  gauges.gpu_healthy = gpu_healthy();
+  return gauges;
+}
+
+bool Daemon::Parts::gpu_healthy() const {
+  return gpu_codec != nullptr && gpu_codec->healthy() && gpu.device->health().ok();
+}
+
+// The daemon goes on without its GPU; whoever wants to replace it is told by the health service.
+void Daemon::Parts::TellGpuHealth() {
+  if (gpu.device == nullptr) return;
+  const bool healthy = gpu_healthy();
+  if (gpu_was_healthy && !healthy) {
+    spdlog::error("kvstowd lost its GPU; the CPU goes on: {}",
+                  std::string(gpu.device->health().message()));
+  }
+  gpu_was_healthy = healthy;
+  rpc->SetServing(kGpuHealthService, healthy);
+}
+
 void Daemon::Parts::LogStart(const DaemonConfig& config) const {
-  const Codec& codec = service->codec();
+  const PlaneCodec& codec = service->codec();
+  const std::string gpu_tier =
+      gpu.tier == nullptr ? "" : absl::StrCat("gpu:", config.gpu_tier_bytes >> 20, "MiB,");
   spdlog::info(
-      "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa={} threads={} "
-      "tiers=host:{}MiB listeners={} insecure={} metrics={}",
+      "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa=\"{}\" threads={} "
+      "tiers={}host:{}MiB listeners={} insecure={} metrics={}",
       kVersion, config.source, std::string(codec.device()), std::string(codec.description()),
-      config.threads, config.host_tier_bytes >> 20, absl::StrJoin(rpc->listeners(), ","),
+      config.threads, gpu_tier, config.host_tier_bytes >> 20, absl::StrJoin(rpc->listeners(), ","),
       config.insecure, metrics_listener ? metrics_listener->address() : "none");
+  if (gpu.device == nullptr) spdlog::info("kvstowd uses no GPU: {}", gpu.why_not);
 }
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonConfig& config) {

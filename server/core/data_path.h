@@ -2,10 +2,10 @@
 // One a daemon; plain references, all thread-safe.
 #pragma once
 
-#include "codec/codec.h"
 #include "server/core/byte_budget.h"
 #include "server/core/clock.h"
 #include "server/core/executor.h"
+#include "server/core/plane_codec.h"
 #include "server/core/stats_sink.h"
 #include "server/core/store.h"
 
@@ -13,7 +13,7 @@ namespace kvstow {
 
 struct DataPath {
   Store& store;
-  Codec& codec;
+  PlaneCodec& codec;
   Executor& executor;
   const Clock& clock;
   StatsSink& stats;

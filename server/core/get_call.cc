@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "codec/plane.h"
 #include "server/core/status_macros.h"
 
 namespace kvstow {
@@ -25,20 +24,6 @@ struct DecodedPlane {
   const size_t size;
   std::unique_ptr<std::byte[]> values;
 };
-
-// Bytes of a record where they lie, or a copy when they lie in pieces.
-struct RecordBytes {
-  std::span<const std::byte> bytes;
-  std::shared_ptr<const void> owner;
-};
-
-RecordBytes BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset, uint64_t size) {
-  const auto view = pin->View(offset, size);
-  if (!view.empty() || size == 0) return {view, pin};
-  auto copy = std::make_shared<std::vector<std::byte>>(size);
-  pin->Read(offset, *copy);
-  return {*copy, copy};
-}
 
 }  // namespace
 
@@ -79,6 +64,15 @@ void GetCall::Hold(std::span<const BlockKey> keys) {
     answers_[i] = {true, pin.tier(), pin.first_position()};
     held_.push_back(Open(i, std::move(pin)));
   }
+}
+
+GetCall::RecordBytes GetCall::BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset,
+                                      uint64_t size) {
+  const auto view = pin->View(offset, size);
+  if (!view.empty() || size == 0) return {view, pin};
+  auto copy = std::make_shared<std::vector<std::byte>>(size);
+  pin->Read(offset, *copy);
+  return {*copy, copy};
 }
 
 GetCall::HeldBlock GetCall::Open(uint32_t index, Store::Pin pin) {
@@ -122,11 +116,15 @@ bool GetCall::PrepareOne() {
     if (window_bytes_ >= kWindowBytes && !window_.empty()) return false;
     held = next_block_;
     plane = planes_[next_plane_];
+    const PlaneSpec& spec = space_->layout().planes()[plane];
+    slot->delivery.block = held_[held].index;
+    slot->delivery.layer = spec.layer;
+    slot->delivery.plane_kind = spec.kind;
     if (++next_block_ == held_.size()) {
       next_block_ = 0;
       ++next_plane_;
     }
-    slot->bytes = space_->layout().planes()[plane].raw_bytes;
+    slot->bytes = spec.raw_bytes;
     window_.push_back(slot);
     window_bytes_ += slot->bytes;
   }
@@ -138,60 +136,66 @@ bool GetCall::PrepareOne() {
 
 void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane) {
   HeldBlock& block = held_[held];
-  bool skip;
-  {
-    absl::MutexLock lock(&mu_);
-    skip = cancelled_ || block.damaged;
+  if (IsUnwanted(block)) {
+    Finish(*slot, block, Outcome::kUnwanted);
+    return;
   }
-  if (!skip) slot->delivery = Fetch(block, plane);
-  {
-    absl::MutexLock lock(&mu_);
-    // Two planes of one block may fail at the same time on two threads: one of them tells.
-    slot->skip = skip || (slot->delivery.kind == PlaneDelivery::Kind::kDamage && block.damaged);
-    if (slot->delivery.kind == PlaneDelivery::Kind::kDamage) block.damaged = true;
-    slot->ready = true;
+  std::optional<RecordBytes> encoded = Fetch(block, plane);
+  if (!encoded) {
+    Finish(*slot, block, Outcome::kDamaged);
+  } else if (form_ == PlaneForm::kEncoded) {
+    slot->delivery.bytes = encoded->bytes;
+    slot->delivery.owner = std::move(encoded->owner);
+    Finish(*slot, block, Outcome::kWhole);
+  } else {
+    Decode(slot, held, plane, *std::move(encoded));
   }
-  if (!slot->skip && slot->delivery.kind == PlaneDelivery::Kind::kDamage) {
-    path_.store.ReportDamage(*block.pin);
-  }
-  Deliver();
 }
 
-PlaneDelivery GetCall::Fetch(const HeldBlock& block, size_t plane) {
-  const PlaneSpec& spec = space_->layout().planes()[plane];
-  PlaneDelivery delivery;
-  delivery.kind = PlaneDelivery::Kind::kDamage;
-  delivery.block = block.index;
-  delivery.layer = spec.layer;
-  delivery.plane_kind = spec.kind;
-  if (block.record == nullptr) return delivery;
+bool GetCall::IsUnwanted(const HeldBlock& block) {
+  absl::MutexLock lock(&mu_);
+  return cancelled_ || block.damaged;
+}
+
+std::optional<GetCall::RecordBytes> GetCall::Fetch(const HeldBlock& block, size_t plane) const {
+  if (block.record == nullptr) return std::nullopt;
   const DirectoryEntry& entry = block.record->planes()[plane];
-  if (entry.offset + entry.bytes > block.pin->record_bytes()) return delivery;
-  const RecordBytes encoded = BytesAt(block.pin, entry.offset, entry.bytes);
-  if (!CheckPlane(entry, encoded.bytes).ok()) return delivery;
-  if (form_ == PlaneForm::kEncoded) {
-    delivery.bytes = encoded.bytes;
-    delivery.owner = encoded.owner;
-  } else if (!Decode(block, plane, encoded.bytes, &delivery)) {
-    return delivery;
-  }
-  delivery.kind = PlaneDelivery::Kind::kPlane;
-  return delivery;
+  if (entry.offset + entry.bytes > block.pin->record_bytes()) return std::nullopt;
+  RecordBytes encoded = BytesAt(block.pin, entry.offset, entry.bytes);
+  if (!CheckPlane(entry, encoded.bytes).ok()) return std::nullopt;
+  return encoded;
 }
 
-bool GetCall::Decode(const HeldBlock& block, size_t plane, std::span<const std::byte> encoded,
-                     PlaneDelivery* delivery) {
+void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
+                     RecordBytes encoded) {
   const PlaneSpec& spec = space_->layout().planes()[plane];
   auto decoded = std::make_shared<DecodedPlane>(path_.inflight, spec.raw_bytes);
-  const std::span<std::byte> values(decoded->values.get(), decoded->size);
-  const absl::Time start = path_.clock.Now();
-  const absl::Status status =
-      DecodePlane(path_.codec, spec, block.rotary.of_plane(plane), encoded, values);
-  path_.stats.OnCodec(CodecDirection::kDecode, path_.codec.device(), values.size(),
-                      path_.clock.Now() - start);
-  delivery->bytes = values;
-  delivery->owner = std::move(decoded);
-  return status.ok();
+  slot->delivery.bytes = {decoded->values.get(), decoded->size};
+  auto work = std::make_unique<PlaneDecodeWork>(
+      PlaneDecodeWork{.spec = &spec,
+                      .rotary = held_[held].rotary.of_plane(plane),
+                      .encoded = encoded.bytes,
+                      .values = {decoded->values.get(), decoded->size}});
+  slot->delivery.owner = std::move(decoded);
+  PlaneDecodeWork* const todo = work.get();
+  path_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
+                            bytes = std::move(encoded)](const absl::Status& status) {
+    self->Finish(*slot, self->held_[held], status.ok() ? Outcome::kWhole : Outcome::kDamaged);
+  });
+}
+
+void GetCall::Finish(Slot& slot, HeldBlock& block, Outcome outcome) {
+  {
+    absl::MutexLock lock(&mu_);
+    slot.delivery.kind =
+        outcome == Outcome::kWhole ? PlaneDelivery::Kind::kPlane : PlaneDelivery::Kind::kDamage;
+    // Two planes of one block may fail at the same time on two threads: one of them tells.
+    slot.skip = outcome == Outcome::kUnwanted || (outcome == Outcome::kDamaged && block.damaged);
+    if (outcome == Outcome::kDamaged) block.damaged = true;
+    slot.ready = true;
+  }
+  if (outcome == Outcome::kDamaged && !slot.skip) path_.store.ReportDamage(*block.pin);
+  Deliver();
 }
 
 std::shared_ptr<GetCall::Slot> GetCall::PopFront() {

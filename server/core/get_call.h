@@ -1,5 +1,5 @@
 // One Get, free of any transport: which blocks are there, then their planes in order, each checked
-// against its checksum and, in decoded form, decoded on the executor ahead of the transport.
+// against its checksum and, in decoded form, decoded ahead of the transport.
 //
 // Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
 // checksum is told as damage, never delivered; its block is dropped from the store.
@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -70,6 +71,11 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     BlockRotary rotary;
     bool damaged = false;  // told once; later planes are skipped
   };
+  // Bytes of a record where they lie, or a copy when they lie in pieces.
+  struct RecordBytes {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
   // A plane on its way out.
   struct Slot {
     PlaneDelivery delivery;
@@ -85,12 +91,17 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
   void Hold(std::span<const BlockKey> keys);
   HeldBlock Open(uint32_t index, Store::Pin pin);
+  static RecordBytes BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset,
+                             uint64_t size);
   void Prepare();
   bool PrepareOne() ABSL_LOCKS_EXCLUDED(mu_);
   void Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane);
-  PlaneDelivery Fetch(const HeldBlock& block, size_t plane);
-  bool Decode(const HeldBlock& block, size_t plane, std::span<const std::byte> encoded,
-              PlaneDelivery* delivery);
+  bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
+  // The plane's bytes, checked; none when they are damaged.
+  std::optional<RecordBytes> Fetch(const HeldBlock& block, size_t plane) const;
+  void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
+  enum class Outcome { kWhole, kDamaged, kUnwanted };
+  void Finish(Slot& slot, HeldBlock& block, Outcome outcome) ABSL_LOCKS_EXCLUDED(mu_);
   std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
 

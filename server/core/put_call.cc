@@ -1,7 +1,5 @@
 #include "server/core/put_call.h"
 
-#include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -17,21 +15,12 @@ struct PutCall::PlaneWork {
   }
   ~PlaneWork() { path.inflight.Give(size); }
 
-  // An opaque plane has no tiles: its record form is its bytes.
-  EncodedPlane Assemble(const PlaneSpec& spec) const {
-    if (!spec.is_opaque()) return AssemblePlane(spec, jobs);
-    EncodedPlane plane;
-    plane.bytes.assign(raw.get(), raw.get() + size);
-    return plane;
-  }
-
   DataPath& path;
   const size_t size;
   std::unique_ptr<std::byte[]> raw;
   size_t plane = 0;
   size_t block = 0;  // into wanted_
-  PlaneEncodeJobs jobs;
-  std::atomic<size_t> tasks_left{0};
+  PlaneEncodeWork encode;
 };
 
 absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(DataPath& path,
@@ -159,55 +148,29 @@ void PutCall::CopyInto(const PlaneSegment& segment,
 void PutCall::StartEncoding() {
   std::shared_ptr<PlaneWork> work = std::move(filling_);
   filling_ = nullptr;
-  work->jobs = MakeEncodeJobs(plane(work->plane), space_->layout().spec().codec,
-                              wanted_[work->block].rotary.of_plane(work->plane),
-                              {work->raw.get(), work->size});
-  const size_t tiles = work->jobs.jobs.size();
-  const size_t tasks = std::clamp<size_t>(tiles, 1, 2 * path_.executor.concurrency());
-  work->tasks_left = tasks;
+  work->encode.spec = &plane(work->plane);
+  work->encode.settings = &space_->layout().spec().codec;
+  work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
+  work->encode.values = {work->raw.get(), work->size};
+  work->encode.unwanted = &unwanted_;
   {
     absl::MutexLock lock(&mu_);
     ++encoding_;
   }
-  for (size_t t = 0; t < tasks; ++t) {
-    path_.executor.Schedule(
-        WorkPriority::kPut,
-        [self = shared_from_this(), work, begin = tiles * t / tasks,
-         end = tiles * (t + 1) / tasks] { self->EncodeTiles(work, begin, end); });
-  }
+  PlaneEncodeWork* const encode = &work->encode;
+  path_.codec.Encode(encode, [self = shared_from_this(), work](const absl::Status& status) {
+    self->OnEncoded(*work, status);
+  });
 }
 
-void PutCall::EncodeTiles(const std::shared_ptr<PlaneWork>& work, size_t begin, size_t end) {
-  bool skip;
+void PutCall::OnEncoded(PlaneWork& work, const absl::Status& status) {
   {
     absl::MutexLock lock(&mu_);
-    skip = cancelled_ || !failure_.ok();
-  }
-  if (!skip) {
-    const absl::Time start = path_.clock.Now();
-    absl::Status status =
-        path_.codec.Encode(std::span(work->jobs.jobs).subspan(begin, end - begin));
-    path_.stats.OnCodec(CodecDirection::kEncode, path_.codec.device(),
-                        (end - begin) * plane(work->plane).tile_bytes(), path_.clock.Now() - start);
-    if (!status.ok()) {
-      absl::MutexLock lock(&mu_);
-      failure_.Update(status);
+    failure_.Update(status);
+    if (!failure_.ok()) unwanted_ = true;
+    if (!cancelled_ && failure_.ok()) {
+      wanted_[work.block].record->SetPlane(work.plane, std::move(work.encode.encoded));
     }
-  }
-  if (work->tasks_left.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  FinishPlane(*work);
-}
-
-void PutCall::FinishPlane(PlaneWork& work) {
-  bool skip;
-  {
-    absl::MutexLock lock(&mu_);
-    skip = cancelled_ || !failure_.ok();
-  }
-  if (!skip) {
-    EncodedPlane plane = work.Assemble(this->plane(work.plane));
-    absl::MutexLock lock(&mu_);
-    wanted_[work.block].record->SetPlane(work.plane, std::move(plane));
   }
   OnPlaneDone();
 }
@@ -304,6 +267,7 @@ void PutCall::Cancel() {
   std::vector<kvstow::Store::Reservation> given_back;
   absl::MutexLock lock(&mu_);
   cancelled_ = true;
+  unwanted_ = true;
   dropped = std::move(done_);
   given_back = std::move(reservations_);
 }

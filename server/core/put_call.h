@@ -1,7 +1,7 @@
 // One Put, free of any transport: announced blocks, their planes as they arrive, the commit.
 //
 // Planes arrive layer by layer across the call's blocks (proto: Segment), are copied out of the
-// transport's memory, and encoded tile by tile on the executor as soon as each is whole. Nothing is
+// transport's memory, and encoded as soon as each is whole. Nothing is
 // visible before the commit; a call that goes away leaves nothing behind.
 //
 // Thread safety: the transport calls Add and Commit from one thread at a time, Cancel from any.
@@ -94,7 +94,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
     BlockRotary rotary;
     std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
   };
-  // The raw bytes of one plane and the tiles being made of them.
+  // One plane being encoded, and its raw bytes.
   struct PlaneWork;
 
   PutCall(DataPath& path, std::shared_ptr<Session> session,
@@ -108,8 +108,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void CopyInto(const PlaneSegment& segment, std::span<const std::span<const std::byte>>& data,
                 size_t& skip);
   void StartEncoding();
-  void EncodeTiles(const std::shared_ptr<PlaneWork>& work, size_t begin, size_t end);
-  void FinishPlane(PlaneWork& work);
+  void OnEncoded(PlaneWork& work, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
   void Store();
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
@@ -129,6 +128,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   std::shared_ptr<PlaneWork> filling_;
   std::atomic<uint64_t> received_bytes_{0};
   uint64_t staged_bytes_ = 0;
+  std::atomic<bool> unwanted_{false};  // what is still to be encoded
 
   absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done

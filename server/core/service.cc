@@ -187,7 +187,7 @@ ServiceSnapshot Service::Snapshot() const {
   ServiceSnapshot out;
   out.store = path_.store.Snapshot();
   out.sessions = sessions_.size();
-  out.queue_depth = path_.executor.queue_depth();
+  out.queue_depth = path_.executor.queue_depth() + path_.codec.queue_depth();
   out.inflight_bytes = inflight_.used();
   out.staged_bytes = staged_.used();
   return out;

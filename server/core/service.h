@@ -64,7 +64,7 @@ class Service {
  public:
   struct Parts {
     Store* store;
-    Codec* codec;
+    PlaneCodec* codec;
     Executor* executor;
     const Clock* clock;
     RandomSource* random;
@@ -74,7 +74,7 @@ class Service {
   Service(ServiceLimits limits, Parts parts);
 
   const ServiceLimits& limits() const { return limits_; }
-  const Codec& codec() const { return path_.codec; }
+  const PlaneCodec& codec() const { return path_.codec; }
 
   absl::StatusOr<std::shared_ptr<Session>> BeginSession(TenantId tenant, std::string client_name);
   void EndSession(const SessionId& id) { sessions_.End(id); }

@@ -58,6 +58,8 @@ class StatsSink {
 
   virtual void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                        absl::Duration busy) = 0;
+  // A device gave up a batch of codec work; the CPU does it instead. `permanent`: and all to come.
+  virtual void OnCodecFailure(absl::string_view device, bool permanent) = 0;
   // Of each record committed: what its K-like and V planes cost.
   virtual void OnEncoded(TenantId tenant, uint64_t record_bytes, uint64_t entries,
                          const QualityReport& k, const QualityReport& v) = 0;

@@ -52,6 +52,11 @@ struct Metrics::PerPlaneKind {
   Histogram *error, *rank;
   Counter *tiles, *tiles_raw;
 };
+struct Metrics::PerDevice {
+  // By CodecDirection, and by passing or permanent.
+  prometheus::Counter *seconds[2], *bytes[2], *failures[2];
+};
+
 struct Metrics::PerMethod {
   Histogram* seconds;
   Counter* bytes = nullptr;  // of Put and Get
@@ -62,6 +67,7 @@ Metrics::Metrics(MetricsConfig config) : config_(std::move(config)) {
   AddTiers();
   AddPlaneKinds();
   AddMethods();
+  AddDevices();
   AddProcessWide();
 }
 
@@ -220,7 +226,7 @@ void Metrics::AddMethods() {
   }
 }
 
-void Metrics::AddProcessWide() {
+void Metrics::AddDevices() {
   auto& seconds = BuildCounter()
                       .Name("kvstow_codec_seconds_total")
                       .Help("Time spent encoding and decoding, summed over threads")
@@ -229,12 +235,39 @@ void Metrics::AddProcessWide() {
                     .Name("kvstow_codec_bytes_total")
                     .Help("Raw KV bytes encoded and decoded")
                     .Register(registry_);
-  const char* const directions[] = {"encode", "decode"};
-  for (int i = 0; i < 2; ++i) {
-    const prometheus::Labels labels = {{"direction", directions[i]}, {"device", config_.device}};
-    codec_seconds_[i] = &seconds.Add(labels);
-    codec_bytes_[i] = &bytes.Add(labels);
+  auto& failures = BuildCounter()
+                       .Name("kvstow_codec_failures_total")
+                       .Help(
+                           "Batches that a device gave up and the CPU did instead; permanent: and "
+                           "everything after")
+                       .Register(registry_);
+  for (const std::string& device : config_.devices) {
+    auto& m = *(devices_[device] = std::make_unique<PerDevice>());
+    m.seconds[0] = &seconds.Add({{"direction", "encode"}, {"device", device}});
+    m.seconds[1] = &seconds.Add({{"direction", "decode"}, {"device", device}});
+    m.bytes[0] = &bytes.Add({{"direction", "encode"}, {"device", device}});
+    m.bytes[1] = &bytes.Add({{"direction", "decode"}, {"device", device}});
+    m.failures[0] = &failures.Add({{"device", device}, {"permanent", "false"}});
+    m.failures[1] = &failures.Add({{"device", device}, {"permanent", "true"}});
   }
+  cuda_errors_ = &BuildCounter()
+                      .Name("kvstow_cuda_errors_total")
+                      .Help("CUDA calls that failed")
+                      .Register(registry_)
+                      .Add({});
+  pinned_bytes_ = &BuildGauge()
+                       .Name("kvstow_pinned_bytes")
+                       .Help("Bytes of the host tier that are pinned for the GPU")
+                       .Register(registry_)
+                       .Add({});
+  gpu_healthy_ = &BuildGauge()
+                      .Name("kvstow_gpu_healthy")
+                      .Help("1 while the daemon uses a GPU and it works, else 0")
+                      .Register(registry_)
+                      .Add({});
+}
+
+void Metrics::AddProcessWide() {
   auto& blocks = BuildGauge()
                      .Name("kvstow_blocks")
                      .Help(
@@ -257,7 +290,7 @@ void Metrics::AddProcessWide() {
       .Name("kvstow_build_info")
       .Help("Always 1; the labels say what runs")
       .Register(registry_)
-      .Add({{"version", config_.version}, {"device", config_.device}})
+      .Add({{"version", config_.version}, {"device", config_.devices.front()}})
       .Set(1);
 }
 
@@ -311,11 +344,16 @@ void Metrics::OnChecksumFailure(TierKind kind) {
 
 void Metrics::OnLeaseExpired(TenantId id) { tenant(id).expired_leases->Increment(); }
 
-void Metrics::OnCodec(CodecDirection direction, absl::string_view, uint64_t raw_bytes,
+void Metrics::OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                       absl::Duration busy) {
+  const PerDevice& m = *devices_.at(Str(device));
   const int i = direction == CodecDirection::kEncode ? 0 : 1;
-  codec_seconds_[i]->Increment(absl::ToDoubleSeconds(busy));
-  codec_bytes_[i]->Increment(static_cast<double>(raw_bytes));
+  m.seconds[i]->Increment(absl::ToDoubleSeconds(busy));
+  m.bytes[i]->Increment(static_cast<double>(raw_bytes));
+}
+
+void Metrics::OnCodecFailure(absl::string_view device, bool permanent) {
+  devices_.at(Str(device))->failures[permanent ? 1 : 0]->Increment();
 }
 
 void Metrics::OnEncoded(TenantId id, uint64_t record_bytes, uint64_t entries,
@@ -375,6 +413,11 @@ void Metrics::SetGauges(const Gauges& g) const {
   staged_bytes_->Set(static_cast<double>(g.service.staged_bytes));
   sessions_->Set(static_cast<double>(g.service.sessions));
   bulk_calls_->Set(static_cast<double>(g.bulk_calls));
+  pinned_bytes_->Set(static_cast<double>(g.pinned_bytes));
+  gpu_healthy_->Set(g.gpu_healthy ? 1 : 0);
+  // Scrapes may overlap: of two that read the same value, one adds what the other has added.
+  cuda_errors_->Increment(
+      std::max(0.0, static_cast<double>(g.cuda_errors) - cuda_errors_->Value()));
 }
 
 std::vector<prometheus::MetricFamily> Metrics::Collect() const {

@@ -26,7 +26,7 @@ struct MetricsConfig {
   std::vector<std::string> tenants;  // by TenantId
   std::vector<TierKind> tiers;
   std::string version;
-  std::string device;  // of the codec
+  std::vector<std::string> devices;  // that codec work may run on; the first is the daemon's own
 };
 
 // Sums since the start, for Stats.
@@ -47,6 +47,10 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   struct Gauges {
     ServiceSnapshot service;
     uint64_t bulk_calls = 0;
+    // With a GPU: host memory pinned, CUDA calls that failed since the start, whether it works.
+    uint64_t pinned_bytes = 0;
+    uint64_t cuda_errors = 0;
+    bool gpu_healthy = false;
   };
   void SetGaugeSource(std::function<Gauges()> source);
 
@@ -62,6 +66,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   void OnLeaseExpired(TenantId tenant) override;
   void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                absl::Duration busy) override;
+  void OnCodecFailure(absl::string_view device, bool permanent) override;
   void OnEncoded(TenantId tenant, uint64_t record_bytes, uint64_t entries, const QualityReport& k,
                  const QualityReport& v) override;
 
@@ -76,11 +81,13 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   struct PerTier;
   struct PerPlaneKind;
   struct PerMethod;
+  struct PerDevice;
 
   void AddTenants();
   void AddTiers();
   void AddPlaneKinds();
   void AddMethods();
+  void AddDevices();
   void AddProcessWide();
   void SetGauges(const Gauges& gauges) const;
   PerTenant& tenant(TenantId id) const;
@@ -93,8 +100,9 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   std::unique_ptr<PerPlaneKind> k_, v_;
   std::map<std::string, std::unique_ptr<PerMethod>> methods_;
   prometheus::Family<prometheus::Counter>* calls_ = nullptr;
-  prometheus::Counter* codec_seconds_[2] = {};
-  prometheus::Counter* codec_bytes_[2] = {};
+  std::map<std::string, std::unique_ptr<PerDevice>> devices_;
+  prometheus::Counter* cuda_errors_ = nullptr;
+  prometheus::Gauge *pinned_bytes_ = nullptr, *gpu_healthy_ = nullptr;
   prometheus::Gauge *blocks_visible_ = nullptr, *blocks_incomplete_ = nullptr,
                     *blocks_pending_ = nullptr, *oldest_lease_ = nullptr, *queue_depth_ = nullptr,
                     *inflight_bytes_ = nullptr, *staged_bytes_ = nullptr, *sessions_ = nullptr,

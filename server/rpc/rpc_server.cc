@@ -136,9 +136,18 @@ absl::Status RpcServer::Bind(FillStats fill_stats) {
 
 void RpcServer::Maintain() { calls_.AbortStalled(rpc_.clock->Now() - options_.stall_timeout); }
 
+void RpcServer::SetServing(const std::string& health_service, bool serving) {
+  absl::MutexLock lock(&health_mu_);
+  if (!draining_) server_->GetHealthCheckService()->SetServingStatus(health_service, serving);
+}
+
 size_t RpcServer::Shutdown(absl::Duration grace) {
   if (server_ == nullptr) return 0;
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  {
+    absl::MutexLock lock(&health_mu_);
+    draining_ = true;
+    server_->GetHealthCheckService()->SetServingStatus(false);
+  }
   rpc_.service->StartDraining();
   calls_.StartDraining();
   calls_.WaitForBulk(absl::Now() + grace);

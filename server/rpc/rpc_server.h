@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/rpc/grpc_service.h"
 #include "server/rpc/rpc_context.h"
@@ -43,6 +45,10 @@ class RpcServer {
   // Ends calls that stopped moving. Every second or so.
   void Maintain();
 
+  // A health service besides the daemon's own: SERVING or not, unknown until it is first set.
+  // Ignored once the server shuts down.
+  void SetServing(const std::string& health_service, bool serving);
+
   // NOT_SERVING, no new calls, running bulk calls may finish until the deadline, then everything is
   // ended. Returns how many bulk calls were cut off. Idempotent.
   size_t Shutdown(absl::Duration grace);
@@ -57,6 +63,8 @@ class RpcServer {
   RpcContext rpc_;
   std::unique_ptr<grpc::Service> service_;
   std::unique_ptr<grpc::Server> server_;
+  absl::Mutex health_mu_;
+  bool draining_ ABSL_GUARDED_BY(health_mu_) = false;
   std::vector<std::string> listeners_;
 };
 

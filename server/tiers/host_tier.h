@@ -1,5 +1,6 @@
-// Records in ordinary host memory: one anonymous mapping of the whole budget, of which the kernel
-// commits a page when it is first written.
+// Records in host memory: one anonymous mapping of the whole budget, of which the kernel commits a
+// page when it is first written. With a GPU the mapping is pinned in the background, slab by slab,
+// so that copies to and from the device run at full speed; records do not wait for it.
 //
 // Freed pages stay committed. The budget is memory that the operator has given to the daemon, usage
 // stays near it once it is reached, and giving pages back would cost a system call under the
@@ -8,22 +9,19 @@
 // Thread safety: as Tier says.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <thread>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
-#include "server/core/slab_allocator.h"
-#include "server/core/tier.h"
+#include "gpu/api/device.h"
+#include "server/tiers/paged_tier.h"
 
 namespace kvstow {
 
-class HostTier : public Tier {
+class HostTier : public PagedTier {
  public:
-  static constexpr uint64_t kPageBytes = 4096;
-  static constexpr uint64_t kSlabBytes = uint64_t{64} << 20;
-
   // Rounds the capacity down to whole pages. INVALID_ARGUMENT when nothing is left or it has more
   // pages than 32 bits count; RESOURCE_EXHAUSTED when the address space cannot be had.
   static absl::StatusOr<std::unique_ptr<HostTier>> Create(uint64_t capacity_bytes);
@@ -31,11 +29,15 @@ class HostTier : public Tier {
   HostTier(const HostTier&) = delete;
   HostTier& operator=(const HostTier&) = delete;
 
+  // Pins the mapping on a thread of its own, from the start, until it is whole or the device
+  // refuses. Call once; the device outlives the tier.
+  void StartPinning(gpu::Device* device);
+  // What is pinned by now.
+  uint64_t pinned_bytes() const { return pinned_bytes_.load(std::memory_order_relaxed); }
+  // Why pinning ended early; OK while it runs and when all is pinned. Once pinning has ended.
+  absl::Status WaitForPinning();
+
   TierKind kind() const override { return TierKind::kHost; }
-  TierUsage usage() const override;
-  uint64_t PhysicalBytes(uint64_t record_bytes) const override;
-  absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
-  void Free(const Allocation& allocation) override;
   void Write(const Allocation& allocation, uint64_t offset,
              std::span<const std::byte> bytes) override;
   void Read(const Allocation& allocation, uint64_t offset, std::span<std::byte> out) const override;
@@ -43,18 +45,14 @@ class HostTier : public Tier {
                                   uint64_t size) const override;
 
  private:
-  HostTier(std::byte* base, uint32_t pages);
+  HostTier(std::byte* base, uint32_t pages) : PagedTier(base, pages) {}
+  void Pin();
 
-  // Calls visit(address, length) for each piece of [offset, offset + size) of the record, in order.
-  template <typename Visit>
-  void ForPieces(const Allocation& allocation, uint64_t offset, uint64_t size, Visit visit) const;
-
-  // Constant after construction.
-  std::byte* const base_;
-  const uint64_t capacity_bytes_;
-
-  mutable absl::Mutex mu_;
-  SlabAllocator pages_ ABSL_GUARDED_BY(mu_);
+  gpu::Device* device_ = nullptr;
+  std::atomic<uint64_t> pinned_bytes_{0};
+  std::atomic<bool> stop_{false};
+  absl::Status pinning_status_;  // the pinning thread's until it is joined
+  std::thread pinning_;
 };
 
 }  // namespace kvstow

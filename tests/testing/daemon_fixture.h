@@ -38,6 +38,7 @@ class DaemonTest : public ::testing::Test {
     overrides.metrics = "none";  // its listener takes a second to stop
     overrides.log_level = "warn";
     overrides.threads = 2;
+    overrides.device = "cpu";  // also where there is a GPU: its tests say so
     config_ = *LoadConfig("", overrides);
   }
 

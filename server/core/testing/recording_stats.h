@@ -20,6 +20,7 @@ class RecordingStats : public StatsSink {
     std::map<Refusal, uint64_t> refused;
     uint64_t checksum_failures = 0, leases_expired = 0;
     std::map<CodecDirection, uint64_t> codec_bytes;
+    uint64_t passing_codec_failures = 0, permanent_codec_failures = 0;
     uint64_t encoded_records = 0, encoded_bytes = 0, encoded_entries = 0;
   };
 
@@ -66,6 +67,10 @@ class RecordingStats : public StatsSink {
   void OnLeaseExpired(TenantId) override {
     absl::MutexLock lock(&mu_);
     ++totals_.leases_expired;
+  }
+  void OnCodecFailure(absl::string_view, bool permanent) override {
+    absl::MutexLock lock(&mu_);
+    ++(permanent ? totals_.permanent_codec_failures : totals_.passing_codec_failures);
   }
   void OnCodec(CodecDirection direction, absl::string_view, uint64_t raw_bytes,
                absl::Duration) override {

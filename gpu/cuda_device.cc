@@ -1,0 +1,102 @@
+#include "gpu/cuda_device.h"
+
+#include <utility>
+
+#include "gpu/cuda_codec.h"
+#include "gpu/cuda_status.h"
+
+namespace kvstow::gpu {
+
+absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Open(int index) {
+  // Finds out all that can be in the way: driver, device, kernels for it.
+  auto codec = CudaCodec::Create(index);
+  if (!codec.ok()) return codec.status();
+  return std::unique_ptr<Device>(new CudaDevice(index, std::string((*codec)->description())));
+}
+
+CudaDevice::~CudaDevice() {
+  absl::MutexLock lock(&mu_);
+  for (cudaStream_t stream : idle_streams_) (void)cudaStreamDestroy(stream);
+}
+
+absl::Status CudaDevice::Note(cudaError_t error, absl::string_view what) const {
+  absl::Status status = ToStatus(error, what);
+  if (status.ok()) return status;
+  errors_.fetch_add(1, std::memory_order_relaxed);
+  if (absl::IsInternal(status)) {
+    absl::MutexLock lock(&mu_);
+    lost_.Update(status);
+  }
+  return status;
+}
+
+absl::StatusOr<std::unique_ptr<Codec>> CudaDevice::NewCodec() {
+  auto codec = CudaCodec::Create(index_);
+  if (!codec.ok()) return codec.status();
+  return std::unique_ptr<Codec>(*std::move(codec));
+}
+
+absl::StatusOr<std::byte*> CudaDevice::Allocate(size_t bytes) {
+  if (auto s = Note(cudaSetDevice(index_), "cudaSetDevice"); !s.ok()) return s;
+  void* memory = nullptr;
+  if (auto s = Note(cudaMalloc(&memory, bytes), "cudaMalloc"); !s.ok()) return s;
+  return static_cast<std::byte*>(memory);
+}
+
+void CudaDevice::Free(std::byte* memory) {
+  (void)Note(cudaSetDevice(index_), "cudaSetDevice");
+  (void)Note(cudaFree(memory), "cudaFree");
+}
+
+absl::Status CudaDevice::Pin(std::byte* memory, size_t bytes) {
+  if (auto s = Note(cudaSetDevice(index_), "cudaSetDevice"); !s.ok()) return s;
+  return Note(cudaHostRegister(memory, bytes, cudaHostRegisterPortable), "cudaHostRegister");
+}
+
+void CudaDevice::Unpin(std::byte* memory) {
+  (void)Note(cudaSetDevice(index_), "cudaSetDevice");
+  (void)Note(cudaHostUnregister(memory), "cudaHostUnregister");
+}
+
+absl::StatusOr<cudaStream_t> CudaDevice::BorrowStream() {
+  if (auto s = Note(cudaSetDevice(index_), "cudaSetDevice"); !s.ok()) return s;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!idle_streams_.empty()) {
+      const cudaStream_t stream = idle_streams_.back();
+      idle_streams_.pop_back();
+      return stream;
+    }
+  }
+  cudaStream_t stream = nullptr;
+  auto status = Note(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  if (!status.ok()) return status;
+  return stream;
+}
+
+absl::Status CudaDevice::CopyAll(std::span<const Copy> copies) {
+  auto stream = BorrowStream();
+  if (!stream.ok()) return stream.status();
+  absl::Status status;
+  for (const Copy& copy : copies) {
+    status.Update(
+        Note(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyDefault, *stream), "copy"));
+  }
+  // Even after a failure: nothing may be under way when the caller goes on.
+  status.Update(Note(cudaStreamSynchronize(*stream), "copy"));
+  absl::MutexLock lock(&mu_);
+  idle_streams_.push_back(*stream);
+  return status;
+}
+
+absl::Status CudaDevice::health() const {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!lost_.ok()) return lost_;
+  }
+  // Without work of its own the call still returns what is sticky.
+  const cudaError_t error = cudaStreamQuery(cudaStreamPerThread);
+  return error == cudaErrorNotReady ? absl::OkStatus() : Note(error, "health");
+}
+
+}  // namespace kvstow::gpu

@@ -1,0 +1,50 @@
+// One CUDA device behind the daemon's interface.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "gpu/api/device.h"
+
+namespace kvstow::gpu {
+
+class CudaDevice final : public Device {
+ public:
+  // UNAVAILABLE where there is no such device, no driver, or no kernels for its architecture.
+  static absl::StatusOr<std::unique_ptr<Device>> Open(int index);
+  ~CudaDevice() override;
+
+  absl::string_view description() const override { return description_; }
+  absl::StatusOr<std::unique_ptr<Codec>> NewCodec() override;
+  absl::StatusOr<std::byte*> Allocate(size_t bytes) override;
+  void Free(std::byte* memory) override;
+  absl::Status Pin(std::byte* memory, size_t bytes) override;
+  void Unpin(std::byte* memory) override;
+  absl::Status CopyAll(std::span<const Copy> copies) override;
+  absl::Status health() const override;
+  uint64_t errors() const override { return errors_.load(std::memory_order_relaxed); }
+
+ private:
+  CudaDevice(int index, std::string description)
+      : index_(index), description_(std::move(description)) {}
+
+  // Counts a failure; remembers one that is for good.
+  absl::Status Note(cudaError_t error, absl::string_view what) const;
+  absl::StatusOr<cudaStream_t> BorrowStream();
+
+  const int index_;
+  const std::string description_;
+  mutable std::atomic<uint64_t> errors_{0};
+
+  mutable absl::Mutex mu_;
+  mutable absl::Status lost_ ABSL_GUARDED_BY(mu_);
+  std::vector<cudaStream_t> idle_streams_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace kvstow::gpu

@@ -1,0 +1,47 @@
+// Records in device memory, all of it allocated when the tier is made: what the engine finds free
+// afterwards stays free, and no record ever waits for an allocation.
+//
+// A copy that the device fails at leaves the bytes unspecified (reads give zeros): the planes'
+// checksums tell, and the block is dropped as damaged. A lost device gets no more records. The host
+// cannot address the bytes, so View is always empty.
+//
+// Thread safety: as Tier says.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "gpu/api/device.h"
+#include "server/tiers/paged_tier.h"
+
+namespace kvstow {
+
+class GpuTier : public PagedTier {
+ public:
+  // INVALID_ARGUMENT as HostTier, RESOURCE_EXHAUSTED when the device has not so much memory. The
+  // device outlives the tier.
+  static absl::StatusOr<std::unique_ptr<GpuTier>> Create(gpu::Device* device,
+                                                         uint64_t capacity_bytes);
+  ~GpuTier() override;
+  GpuTier(const GpuTier&) = delete;
+  GpuTier& operator=(const GpuTier&) = delete;
+
+  TierKind kind() const override { return TierKind::kGpu; }
+  // UNAVAILABLE once the device is lost.
+  absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
+  void Write(const Allocation& allocation, uint64_t offset,
+             std::span<const std::byte> bytes) override;
+  void Read(const Allocation& allocation, uint64_t offset, std::span<std::byte> out) const override;
+  std::span<const std::byte> View(const Allocation&, uint64_t, uint64_t) const override {
+    return {};
+  }
+
+ private:
+  GpuTier(gpu::Device* device, std::byte* base, uint32_t pages)
+      : PagedTier(base, pages), device_(*device) {}
+
+  gpu::Device& device_;
+};
+
+}  // namespace kvstow

@@ -1,0 +1,76 @@
+#include "server/tiers/gpu_tier.h"
+
+#include "gpu/api/testing/fake_device.h"
+#include "server/core/testing/tier_conformance.h"
+#include "server/tiers/host_tier.h"
+
+namespace kvstow {
+namespace {
+
+gpu::FakeDevice& SharedDevice() {
+  static auto* const device = new gpu::FakeDevice;
+  return *device;
+}
+
+std::unique_ptr<Tier> CreateGpu(uint64_t capacity) {
+  auto tier = GpuTier::Create(&SharedDevice(), capacity);
+  return tier.ok() ? *std::move(tier) : nullptr;
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, TierConformance, testing::Values(TierFactory{"gpu", CreateGpu}));
+
+TEST(GpuTier, SaysWhenTheDeviceHasTooLittleMemory) {
+  gpu::FakeDevice device;
+  device.set_memory(1 << 20);
+  EXPECT_TRUE(GpuTier::Create(&device, 1 << 20).ok());
+  const auto tier = GpuTier::Create(&device, 2 << 20);
+  EXPECT_EQ(tier.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(device.errors(), 1u);
+}
+
+TEST(GpuTier, ReadsZerosFromALostDevice) {
+  gpu::FakeDevice device;
+  const auto tier = GpuTier::Create(&device, 1 << 20);
+  ASSERT_TRUE(tier.ok());
+  const auto at = (*tier)->Allocate(100);
+  ASSERT_TRUE(at.ok());
+  (*tier)->Write(*at, 0, std::vector<std::byte>(100, std::byte{7}));
+  device.Lose();
+  std::vector<std::byte> out(100, std::byte{9});
+  (*tier)->Read(*at, 0, out);
+  EXPECT_EQ(out, std::vector<std::byte>(100, std::byte{0}));
+}
+
+TEST(HostTierPinning, PinsAllOfItAndLetsItGo) {
+  gpu::FakeDevice device;
+  {
+    const auto tier = HostTier::Create(3 * HostTier::kSlabBytes + 4096);
+    ASSERT_TRUE(tier.ok());
+    (*tier)->StartPinning(&device);
+    EXPECT_TRUE((*tier)->WaitForPinning().ok());
+    EXPECT_EQ((*tier)->pinned_bytes(), 3 * HostTier::kSlabBytes + 4096);
+    EXPECT_EQ(device.pins(), 4);
+  }
+  EXPECT_EQ(device.pins(), 0);
+}
+
+// What the system does not let the daemon lock stays ordinary memory.
+TEST(HostTierPinning, StopsAtTheLimitOfLockedMemory) {
+  gpu::FakeDevice device;
+  device.set_pinnable(2 * HostTier::kSlabBytes);
+  {
+    const auto tier = HostTier::Create(3 * HostTier::kSlabBytes);
+    ASSERT_TRUE(tier.ok());
+    (*tier)->StartPinning(&device);
+    EXPECT_EQ((*tier)->WaitForPinning().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ((*tier)->pinned_bytes(), 2 * HostTier::kSlabBytes);
+    const auto at = (*tier)->Allocate(100);
+    ASSERT_TRUE(at.ok());
+    (*tier)->Write(*at, 0, std::vector<std::byte>(100, std::byte{7}));
+    EXPECT_EQ((*tier)->View(*at, 99, 1)[0], std::byte{7});
+  }
+  EXPECT_EQ(device.pins(), 0);
+}
+
+}  // namespace
+}  // namespace kvstow
