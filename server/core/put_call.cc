@@ -158,20 +158,22 @@ void PutCall::StartEncoding() {
     ++encoding_;
   }
   PlaneEncodeWork* const encode = &work->encode;
-  path_.codec.Encode(encode, [self = shared_from_this(), work](const absl::Status& status) {
-    self->OnEncoded(*work, status);
+  path_.codec.Encode(encode, [self = shared_from_this(),
+                              work = std::move(work)](const absl::Status& status) mutable {
+    self->OnEncoded(std::move(work), status);
   });
 }
 
-void PutCall::OnEncoded(PlaneWork& work, const absl::Status& status) {
+void PutCall::OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status) {
   {
     absl::MutexLock lock(&mu_);
     failure_.Update(status);
     if (!failure_.ok()) unwanted_ = true;
     if (!cancelled_ && failure_.ok()) {
-      wanted_[work.block].record->SetPlane(work.plane, std::move(work.encode.encoded));
+      wanted_[work->block].record->SetPlane(work->plane, std::move(work->encode.encoded));
     }
   }
+  work.reset();  // before the call may end: nothing of it is in flight then
   OnPlaneDone();
 }
 

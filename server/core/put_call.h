@@ -108,7 +108,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void CopyInto(const PlaneSegment& segment, std::span<const std::span<const std::byte>>& data,
                 size_t& skip);
   void StartEncoding();
-  void OnEncoded(PlaneWork& work, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  void OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(mu_);
   void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
   void Store();
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
