@@ -7,7 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
 #include "server/app/system.h"
 #include "server/app/thread_pool.h"
@@ -17,6 +16,7 @@
 #include "server/core/tiled_plane_codec.h"
 #include "server/tiers/host_tier.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/service_worker.h"
 
 namespace kvstow::testing {
 namespace {
@@ -52,123 +52,52 @@ class ServiceStressTest : public ::testing::TestWithParam<bool> {
                   &clock_, &random_, &stats_}) {
     for (int p = 0; p < kPrompts; ++p) {
       const std::vector<uint32_t> tokens(kBlocks * 128, static_cast<uint32_t>(p));
-      keys_.push_back(KeysOf(RootKey(FingerprintOf(Spec()), {}), tokens, 128));
-      blocks_.emplace_back();
-      for (size_t b = 0; b < kBlocks; ++b)
-        blocks_.back().push_back(MakeBlock(layout_, p * 100 + b));
+      Prompt prompt;
+      prompt.keys = KeysOf(RootKey(FingerprintOf(Spec()), {}), tokens, 128);
+      for (size_t b = 0; b < kBlocks; ++b) prompt.blocks.push_back(MakeBlock(layout_, p * 100 + b));
+      prompts_.push_back(std::move(prompt));
     }
   }
 
   ~ServiceStressTest() override { pool_.Drain(); }
 
-  struct Worker {
-    std::shared_ptr<Session> session;
-    uint64_t space = 0;
-  };
-  Worker Connect() {
-    Worker worker;
-    worker.session = *service_.BeginSession(kDefaultTenant, "stress");
-    worker.space = service_.OpenSpace(kDefaultTenant, worker.session->id(), Spec(), {})->handle;
-    return worker;
-  }
-
-  // Stops after `planes` planes when that is less than all.
-  void Put(const Worker& worker, int prompt, size_t planes) {
-    std::vector<BlockIntent> intents;
-    for (size_t b = 0; b < kBlocks; ++b) {
-      intents.push_back({keys_[prompt][b], b == 0 ? BlockKey{} : keys_[prompt][b - 1], b * 128});
-    }
-    auto put = service_.Put(kDefaultTenant, worker.session->id(), worker.space, intents,
-                            absl::Seconds(prompt % 2));
-    ASSERT_TRUE(put.ok()) << put.status();
-    for (size_t p = 0; p < layout_.planes().size(); ++p) {
-      for (uint32_t b = 0; b < kBlocks; ++b) {
-        if ((*put)->answers()[b].kind != Store::ReserveAnswer::Kind::kSend) continue;
-        if (planes-- == 0) {
-          (*put)->Cancel();
-          return;
-        }
-        const PlaneSpec& plane = layout_.planes()[p];
-        const uint32_t bytes = static_cast<uint32_t>(plane.raw_bytes);
-        const PlaneSegment segment = {plane.layer, plane.kind, b, 0, bytes, bytes};
-        const std::span<const std::byte> data = blocks_[prompt][b][p];
-        ASSERT_TRUE((*put)->Add({&segment, 1}, {&data, 1}).ok());
-      }
-    }
-    absl::Notification done;
-    const absl::Status committed = (*put)->Commit([&](absl::StatusOr<PutResults> results) {
-      EXPECT_TRUE(results.ok()) << results.status();
-      done.Notify();
-    });
-    ASSERT_TRUE(committed.ok()) << committed;
-    done.WaitForNotification();
-  }
-
-  void Get(const Worker& worker, int prompt) {
-    auto get = service_.Get(kDefaultTenant, worker.session->id(), worker.space, keys_[prompt], {},
-                            PlaneForm::kDecoded);
-    ASSERT_TRUE(get.ok()) << get.status();
-    for (bool end = false; !end;) {
-      absl::Notification came;
-      (*get)->Next([&](absl::StatusOr<PlaneDelivery> delivery) {
-        ASSERT_TRUE(delivery.ok()) << delivery.status();
-        end = delivery->kind == PlaneDelivery::Kind::kEnd;
-        if (!end) Check(prompt, *delivery);
-        came.Notify();
-      });
-      came.WaitForNotification();
-    }
-  }
-
-  void Check(int prompt, const PlaneDelivery& delivery) {
-    ASSERT_EQ(delivery.kind, PlaneDelivery::Kind::kPlane) << "nothing damages records here";
-    for (size_t p = 0; p < layout_.planes().size(); ++p) {
-      if (layout_.planes()[p].layer != delivery.layer) continue;
-      if (layout_.planes()[p].kind != delivery.plane_kind) continue;
-      const auto& put = blocks_[prompt][delivery.block][p];
-      EXPECT_TRUE(std::equal(put.begin(), put.end(), delivery.bytes.begin(), delivery.bytes.end()));
+  void Get(ServiceWorker& worker, const Prompt& prompt) {
+    worker.Get(prompt, [this](std::span<const std::byte> put, std::span<const std::byte> got) {
+      EXPECT_TRUE(std::equal(put.begin(), put.end(), got.begin(), got.end()));
       delivered_.fetch_add(1);
-    }
+    });
   }
 
   void Work(uint32_t seed) {
     std::mt19937 random(seed);
-    Worker worker = Connect();
+    ServiceWorker worker(&service_, Spec());
     for (int round = 0; round < kRounds; ++round) {
-      const int prompt = static_cast<int>(random() % kPrompts);
+      const uint32_t p = random() % kPrompts;
+      const absl::Duration ttl = absl::Seconds(p % 2);
       switch (random() % 6) {
         case 0:
-          Put(worker, prompt, random() % 12);
+          worker.Put(prompts_[p], ttl, random() % 12);
           break;
         case 1:
-          ASSERT_TRUE(service_
-                          .Drop(kDefaultTenant, worker.session->id(), worker.space,
-                                std::span(keys_[prompt]).last(1))
-                          .ok());
+          worker.DropLast(prompts_[p]);
           break;
         case 2:
-          service_.EndSession(worker.session->id());
-          worker = Connect();
+          worker.Reconnect();
           break;
         case 3:
-          Put(worker, prompt, SIZE_MAX);
+          worker.Put(prompts_[p], ttl);
           break;
         default:
-          ASSERT_TRUE(service_
-                          .Lookup(kDefaultTenant, worker.session->id(), worker.space, keys_[prompt],
-                                  "r", absl::Seconds(1))
-                          .ok());
-          Get(worker, prompt);
+          worker.Lookup(prompts_[p], absl::Seconds(1));
+          Get(worker, prompts_[p]);
       }
       service_.Maintain();
       service_.Snapshot();
     }
-    service_.EndSession(worker.session->id());
   }
 
   const PlaneLayout layout_ = *PlaneLayout::Create(Spec(), {});
-  std::vector<std::vector<BlockKey>> keys_;
-  std::vector<std::vector<std::vector<std::vector<std::byte>>>> blocks_;
+  std::vector<Prompt> prompts_;
   std::atomic<int> delivered_{0};
   SteadyClock clock_;
   SystemRandom random_;
@@ -197,9 +126,9 @@ TEST_P(ServiceStressTest, EverybodyAtOnce) {
   EXPECT_EQ(end.store.leases, 0u);
   EXPECT_LE(end.store.tiers[0].usage.used_bytes, end.store.tiers[0].usage.capacity_bytes);
   // And it still works.
-  const Worker worker = Connect();
-  Put(worker, 0, SIZE_MAX);
-  Get(worker, 0);
+  ServiceWorker worker(&service_, Spec());
+  worker.Put(prompts_[0]);
+  Get(worker, prompts_[0]);
 }
 
 }  // namespace

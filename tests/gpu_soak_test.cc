@@ -1,0 +1,173 @@
+// The service on a real GPU, through the real plugin: many threads put, get and drop over tiers too
+// small for all, and a device whose memory runs out. Skipped where there is no GPU.
+//
+// KVSTOW_SOAK_ROUNDS: rounds a thread, 30 where it is not set.
+#include <atomic>
+#include <cstdlib>
+#include <random>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "gpu/api/load_plugin.h"
+#include "gtest/gtest.h"
+#include "server/app/system.h"
+#include "server/app/thread_pool.h"
+#include "server/core/batched_plane_codec.h"
+#include "server/core/testing/recording_stats.h"
+#include "server/core/tiled_plane_codec.h"
+#include "server/tiers/gpu_tier.h"
+#include "server/tiers/host_tier.h"
+#include "tests/testing/kv_data.h"
+#include "tests/testing/service_worker.h"
+
+namespace kvstow::testing {
+namespace {
+
+constexpr int kThreads = 8;
+constexpr int kPrompts = 12;
+constexpr size_t kBlocks = 4;
+
+SpaceSpec Spec() {
+  SpaceSpec spec;
+  spec.model = {"gpu-soak", "", ""};
+  LayerGroup group;
+  group.layers = {0, 1, 2, 3};
+  group.kv_heads = 4;
+  group.k_dim = group.v_dim = 128;
+  spec.groups = {group};
+  return spec;
+}
+
+int Rounds() {
+  int rounds = 30;
+  const char* const asked = std::getenv("KVSTOW_SOAK_ROUNDS");
+  if (asked != nullptr && !absl::SimpleAtoi(asked, &rounds)) {
+    ADD_FAILURE() << "KVSTOW_SOAK_ROUNDS is no number: " << asked;
+  }
+  return rounds;
+}
+
+class GpuSoakTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto device = gpu::OpenDevice("", 0);
+    if (!device.ok()) GTEST_SKIP() << "no GPU: " << device.status().message();
+    device_ = *std::move(device);
+    for (int i = 0; i < 2; ++i) codecs_.push_back(*device_->NewCodec());
+    gpu_tier_ = *GpuTier::Create(device_.get(), 4 << 20);
+    host_tier_ = *HostTier::Create(12 << 20);
+    host_tier_->StartPinning(device_.get());
+    store_ = std::make_unique<Store>(StoreOptions{},
+                                     std::vector<Tier*>{gpu_tier_.get(), host_tier_.get()}, &clock_,
+                                     &random_, &stats_);
+    batched_ = std::make_unique<BatchedPlaneCodec>(
+        std::vector<Codec*>{codecs_[0].get(), codecs_[1].get()}, &tiled_, &pool_, &clock_, &stats_);
+    service_ = std::make_unique<Service>(
+        ServiceLimits{},
+        Service::Parts{store_.get(), batched_.get(), &pool_, &clock_, &random_, &stats_});
+    for (int p = 0; p < kPrompts; ++p) {
+      const std::vector<uint32_t> tokens(kBlocks * 128, static_cast<uint32_t>(p));
+      Prompt prompt;
+      prompt.keys = KeysOf(RootKey(FingerprintOf(Spec()), {}), tokens, 128);
+      for (size_t b = 0; b < kBlocks; ++b) prompt.blocks.push_back(MakeBlock(layout_, p * 100 + b));
+      prompts_.push_back(std::move(prompt));
+    }
+  }
+  void TearDown() override { pool_.Drain(); }
+
+  void Get(ServiceWorker& worker, const Prompt& prompt) {
+    worker.Get(prompt, [this](std::span<const std::byte> put, std::span<const std::byte> got) {
+      EXPECT_LT(Nmse(put, got), 0.2);
+      delivered_.fetch_add(1);
+    });
+  }
+
+  void Work(uint32_t seed, int rounds) {
+    std::mt19937 random(seed);
+    ServiceWorker worker(service_.get(), Spec());
+    for (int round = 0; round < rounds; ++round) {
+      const Prompt& prompt = prompts_[random() % kPrompts];
+      switch (random() % 6) {
+        case 0:
+          worker.Put(prompt, {}, random() % 40);
+          break;
+        case 1:
+          worker.DropLast(prompt);
+          break;
+        case 2:
+        case 3:
+          worker.Put(prompt);
+          break;
+        default:
+          worker.Lookup(prompt, absl::Seconds(1));
+          Get(worker, prompt);
+      }
+      service_->Maintain();
+    }
+  }
+
+  const PlaneLayout layout_ = *PlaneLayout::Create(Spec(), {});
+  std::vector<Prompt> prompts_;
+  std::atomic<uint64_t> delivered_{0};
+  SteadyClock clock_;
+  SystemRandom random_;
+  RecordingStats stats_;
+  std::unique_ptr<gpu::Device> device_;
+  std::vector<std::unique_ptr<Codec>> codecs_;
+  std::unique_ptr<GpuTier> gpu_tier_;
+  std::unique_ptr<HostTier> host_tier_;
+  std::unique_ptr<Store> store_;
+  ThreadPool pool_{6};
+  TiledPlaneCodec tiled_{CpuCodec(), &pool_, &clock_, &stats_};
+  std::unique_ptr<BatchedPlaneCodec> batched_;
+  std::unique_ptr<Service> service_;
+};
+
+TEST_F(GpuSoakTest, EverybodyAtOnce) {
+  const int rounds = Rounds();
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([this, t, rounds] { Work(t, rounds); });
+  }
+  for (std::thread& t : threads) t.join();
+  pool_.Drain();
+  EXPECT_GT(delivered_, 0u);
+  EXPECT_EQ(stats_.totals().checksum_failures, 0u);
+  EXPECT_EQ(stats_.totals().permanent_codec_failures, 0u);
+  EXPECT_TRUE(device_->health().ok());
+  const ServiceSnapshot end = service_->Snapshot();
+  EXPECT_EQ(end.inflight_bytes, 0u);
+  EXPECT_EQ(end.staged_bytes, 0u);
+  EXPECT_EQ(end.store.pending_blocks, 0u);
+}
+
+TEST_F(GpuSoakTest, AnExhaustedDeviceLeavesTheWorkToTheCpu) {
+  std::vector<std::byte*> taken;
+  for (size_t bytes = size_t{1} << 38; bytes >= size_t{1} << 20;) {
+    if (auto memory = device_->Allocate(bytes); memory.ok()) {
+      taken.push_back(*memory);
+    } else {
+      ASSERT_EQ(memory.status().code(), absl::StatusCode::kResourceExhausted) << memory.status();
+      bytes /= 2;
+    }
+  }
+  {
+    ServiceWorker worker(service_.get(), Spec());
+    worker.Put(prompts_[0]);
+    Get(worker, prompts_[0]);
+  }
+  EXPECT_EQ(delivered_, kBlocks * layout_.planes().size());
+  EXPECT_GT(stats_.totals().passing_codec_failures, 0u) << "counted";
+  EXPECT_TRUE(batched_->healthy()) << "a lack of memory passes";
+  for (std::byte* memory : taken) device_->Free(memory);
+  const uint64_t failures = stats_.totals().passing_codec_failures;
+  {
+    ServiceWorker worker(service_.get(), Spec());
+    worker.Put(prompts_[1]);
+    Get(worker, prompts_[1]);
+  }
+  EXPECT_EQ(stats_.totals().passing_codec_failures, failures) << "the device is used again";
+}
+
+}  // namespace
+}  // namespace kvstow::testing
