@@ -43,11 +43,4 @@ struct PackPlane {
   uint32_t table_bytes = 0;
 };
 
-// A piece of a copy: addresses and size multiples of 16.
-struct CopyPiece {
-  const uint8_t* from = nullptr;
-  uint8_t* to = nullptr;
-  uint64_t bytes = 0;
-};
-
 }  // namespace kvstow::gpu

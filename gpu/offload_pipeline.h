@@ -21,7 +21,7 @@ namespace kvstow::gpu {
 
 struct OffloadConfig {
   int device = 0;
-  uint32_t batch_records = 8;
+  uint32_t batch_records = 16;
   // Tiles encoded at once, at most: scratch is 0.3 to 0.7 MB a tile of 128 x 128.
   uint32_t encode_tiles = 4096;
   // Where encoding runs; null for a stream of its own. A stream of a green context keeps the codec

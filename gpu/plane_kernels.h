@@ -34,8 +34,6 @@ struct PackBatch {
 };
 cudaError_t LaunchPack(const PackBatch& batch, cudaStream_t stream);
 
-cudaError_t LaunchCopyPieces(const CopyPiece* pieces, uint32_t count, cudaStream_t stream);
-
 // Rotary tables of blocks: tables[block] = {cos [tokens, pairs], sin [tokens, pairs]}, those of
 // offsets given in double.
 cudaError_t LaunchRotaryTables(const uint64_t* first_positions, uint32_t blocks,

@@ -311,7 +311,7 @@ class StoredBlocks {
 };
 
 // Small chunks, so that the ring turns.
-RestoreConfig SmallChunks(const PlaneLayout& layout, PieceCopy copy) {
+RestoreConfig SmallChunks(const PlaneLayout& layout) {
   size_t largest = 0;
   for (const PlaneSpec& plane : layout.planes()) largest = std::max(largest, MaxPlaneBytes(plane));
   RestoreConfig config;
@@ -319,7 +319,6 @@ RestoreConfig SmallChunks(const PlaneLayout& layout, PieceCopy copy) {
   config.chunk_bytes = largest + 16;
   config.chunk_tiles = 100;
   config.slots = 3;
-  config.copy = copy;
   return config;
 }
 
@@ -394,12 +393,10 @@ TEST_F(RecordPipeline, RestoresWhatTheCpuEncoded) {
       stored.Add(e.record);
       records.push_back(e.record);
     }
-    for (PieceCopy copy : {PieceCopy::kCopyEngine, PieceCopy::kKernel}) {
-      auto pipeline = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout, copy));
-      ASSERT_TRUE(pipeline.ok()) << pipeline.status();
-      // Twice: a call leaves nothing behind.
-      for (int i = 0; i < 2; ++i) ExpectRestored(space, **pipeline, stored, records, {});
-    }
+    auto pipeline = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout));
+    ASSERT_TRUE(pipeline.ok()) << pipeline.status();
+    // Twice: a call leaves nothing behind.
+    for (int i = 0; i < 2; ++i) ExpectRestored(space, **pipeline, stored, records, {});
     auto whole = RestorePipeline::Create(*space.layout, {});
     ASSERT_TRUE(whole.ok()) << whole.status();
     ExpectRestored(space, **whole, stored, records, {});
@@ -420,8 +417,7 @@ TEST_F(RecordPipeline, FlippedBitsAreToldAndKeptBack) {
   for (Golden& space : Spaces()) {
     SCOPED_TRACE(space.name);
     const auto blocks = EncodeBlocks(*CpuCodec(), space, 4);
-    auto pipeline =
-        RestorePipeline::Create(*space.layout, SmallChunks(*space.layout, PieceCopy::kCopyEngine));
+    auto pipeline = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout));
     ASSERT_TRUE(pipeline.ok()) << pipeline.status();
     for (int round = 0; round < 12; ++round) {
       StoredBlocks stored(space, blocks.size(), Largest(blocks));
@@ -461,7 +457,7 @@ TEST_F(RecordPipeline, RefusesTheTablesThatTheCpuRefuses) {
     SCOPED_TRACE(space.name);
     const PlaneLayout& layout = *space.layout;
     const auto blocks = EncodeBlocks(*CpuCodec(), space, 4);
-    auto pipeline = RestorePipeline::Create(layout, SmallChunks(layout, PieceCopy::kCopyEngine));
+    auto pipeline = RestorePipeline::Create(layout, SmallChunks(layout));
     ASSERT_TRUE(pipeline.ok()) << pipeline.status();
     for (int round = 0; round < 12; ++round) {
       StoredBlocks stored(space, blocks.size(), Largest(blocks));
@@ -590,8 +586,7 @@ TEST_F(RecordPipeline, OffloadsWhatTheRecordBuilderMakes) {
       EXPECT_TRUE(status.ok()) << status;
       stored.Add(got.rooms[block], stored.Memory(block).on_device(), records.back());
     }
-    auto restore =
-        RestorePipeline::Create(*space.layout, SmallChunks(*space.layout, PieceCopy::kKernel));
+    auto restore = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout));
     ASSERT_TRUE(restore.ok()) << restore.status();
     ExpectRestored(space, **restore, stored, records, {});
   }

@@ -1,7 +1,6 @@
 #include "gpu/restore_pipeline.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,7 +8,6 @@
 #include "gpu/cuda_handles.h"
 #include "gpu/device_rotary.h"
 #include "gpu/plane_batch.h"
-#include "gpu/plane_kernels.h"
 #include "gpu/staging.h"
 
 namespace kvstow::gpu {
@@ -21,51 +19,37 @@ size_t RoundUp(size_t bytes) {
   return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
 }
 
-// Copies into staging, made for one chunk. Neighbours within a piece become one; pieces that happen
-// to touch stay two, because memory registered in two calls cannot be copied in one.
+// Copies into the staging of one chunk, enqueued as one: single copies of a layer's 40 KB a plane
+// would cost more to launch than to run.
 class StagingCopies {
- public:
-  void Reserve(size_t pieces) { pieces_.reserve(pieces); }
-  void Clear() {
-    pieces_.clear();
-    staged_ = 0;
-  }
-  void Add(const std::byte* from, size_t bytes, bool starts_piece, std::byte* staging) {
-    auto* to = reinterpret_cast<uint8_t*>(staging + staged_);
-    const auto* source = reinterpret_cast<const uint8_t*>(from);
-    staged_ += bytes;
-    if (!starts_piece && !pieces_.empty() && pieces_.back().from + pieces_.back().bytes == source) {
-      pieces_.back().bytes += bytes;
-    } else {
-      pieces_.push_back({source, to, bytes});
-    }
-  }
-  size_t staged() const { return staged_; }
-  std::span<const CopyPiece> pieces() const { return pieces_; }
-
- private:
-  std::vector<CopyPiece> pieces_;
-  size_t staged_ = 0;
-};
-
-// One cudaMemcpyBatchAsync.
-class BatchCopy {
  public:
   void Reserve(size_t pieces) {
     to_.reserve(pieces);
     from_.reserve(pieces);
     sizes_.reserve(pieces);
   }
-  absl::Status Run(std::span<const CopyPiece> pieces, cudaStream_t stream) {
-    if (pieces.empty()) return absl::OkStatus();
+  void Begin(std::byte* staging) {
     to_.clear();
     from_.clear();
     sizes_.clear();
-    for (const CopyPiece& piece : pieces) {
-      to_.push_back(piece.to);
-      from_.push_back(piece.from);
-      sizes_.push_back(piece.bytes);
+    staging_ = staging;
+    staged_ = 0;
+  }
+  // Neighbours within a piece become one; pieces that happen to touch stay two, because memory
+  // registered in two calls cannot be copied in one.
+  void Add(const std::byte* from, size_t bytes, bool starts_piece) {
+    if (!starts_piece && !from_.empty() && end_of_last_ == from) {
+      sizes_.back() += bytes;
+    } else {
+      to_.push_back(staging_ + staged_);
+      from_.push_back(from);
+      sizes_.push_back(bytes);
     }
+    end_of_last_ = from + bytes;
+    staged_ += bytes;
+  }
+  absl::Status Enqueue(cudaStream_t stream) {
+    if (sizes_.empty()) return absl::OkStatus();
     cudaMemcpyAttributes attributes = {};
     attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
     attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
@@ -74,54 +58,43 @@ class BatchCopy {
         to_.data(), from_.data(), sizes_.data(), sizes_.size(), &attributes, &first, 1, stream));
     return absl::OkStatus();
   }
+  size_t pieces() const { return sizes_.size(); }
+  size_t staged() const { return staged_; }
+  std::byte* end() const { return staging_ + staged_; }
 
  private:
   std::vector<void*> to_;
   std::vector<const void*> from_;
   std::vector<size_t> sizes_;
+  std::byte* staging_ = nullptr;
+  size_t staged_ = 0;
+  const std::byte* end_of_last_ = nullptr;
 };
 
-// A plane of a chunk.
-struct Item {
-  size_t block = 0, plane = 0;
-  size_t group = 0;  // planes of one group are decoded together
-  ChecksumRange stored;
-  StoredPlane target;
+// Planes of one chunk that are decoded together.
+struct Batch {
+  size_t group = 0;
+  uint64_t largest = 0;  // bytes of any of its planes
+  std::vector<DamagedPlane> names;
+  std::vector<ChecksumRange> stored;
+  std::vector<StoredPlane> targets;
 };
 
 // A chunk under way, and the memory it uses.
 struct Slot {
   DeviceBuffer staging;
-  PinnedBuffer meta_up;  // ranges, targets, pieces
+  PinnedBuffer meta_up;  // of each batch: ranges, targets
   DeviceBuffer meta, damage;
   PinnedBuffer damage_down;
-  Event copied, decoded;
+  Event copied, other_decoded, decoded;
   bool in_flight = false;
   size_t layer = 0;
   bool last_of_layer = false;
-  std::vector<Item> items;
+  size_t planes = 0;
+  std::vector<Batch> batches;  // by group; those of other layers' groups are empty
 };
 
-struct Meta {
-  ChecksumRange* stored;
-  StoredPlane* targets;
-  CopyPiece* pieces;
-  size_t bytes;
-};
-
-Meta CarveMeta(std::byte* base, size_t planes, size_t pieces) {
-  static_assert(sizeof(ChecksumRange) % 8 == 0 && sizeof(StoredPlane) % 8 == 0);
-  Meta meta = {};
-  std::byte* at = base;
-  meta.stored = reinterpret_cast<ChecksumRange*>(at);
-  at += planes * sizeof(ChecksumRange);
-  meta.targets = reinterpret_cast<StoredPlane*>(at);
-  at += planes * sizeof(StoredPlane);
-  meta.pieces = reinterpret_cast<CopyPiece*>(at);
-  at += pieces * sizeof(CopyPiece);
-  meta.bytes = static_cast<size_t>(at - base);
-  return meta;
-}
+constexpr size_t kMetaBytes = sizeof(ChecksumRange) + sizeof(StoredPlane);  // of a plane
 
 bool SameShape(const PlaneShape& a, const PlaneShape& b) {
   return a.heads == b.heads && a.tokens == b.tokens && a.dim == b.dim && a.dtype == b.dtype &&
@@ -149,10 +122,12 @@ class Pipeline final : public RestorePipeline {
   absl::Status Run();
   absl::Status FillRotary();
   absl::Status AddPlane(size_t layer, size_t block, size_t plane);
+  absl::Status MakeRoom(size_t layer, size_t staged_bytes, size_t pieces);
   absl::Status BeginChunk(size_t layer);
   absl::Status Flush(bool last_of_layer);
-  absl::Status CopyUp(const Meta& device);
-  absl::Status DecodeGroups(const Meta& device);
+  absl::Status CopyUp(Slot* slot);
+  absl::Status DecodeBatches(Slot* slot);
+  absl::Status Join(Slot* slot);
   absl::Status Harvest();
   absl::Status HarvestReady();
 
@@ -162,11 +137,15 @@ class Pipeline final : public RestorePipeline {
   std::vector<size_t> group_of_;  // of the layout's planes
   size_t chunk_planes_ = 0, max_pieces_ = 0;
 
-  Stream copy_stream_, own_decode_stream_;
-  cudaStream_t decode_stream_ = nullptr;
+  // Batches take turns on two streams: the small kernels and the last blocks of one leave room on
+  // the device that the other fills.
+  static constexpr size_t kDecodeStreams = 2;
+  Stream copy_stream_, own_decode_streams_[kDecodeStreams];
+  cudaStream_t decode_streams_[kDecodeStreams] = {};
   std::unique_ptr<DeviceRotary> rotary_;
   PinnedBuffer positions_up_;
-  DeviceBuffer positions_, scratch_;
+  DeviceBuffer positions_, scratch_[kDecodeStreams];
+  Event rotary_filled_;
   std::vector<Event> written_;  // of layers
   std::vector<Slot> slots_;     // a ring
 
@@ -174,7 +153,7 @@ class Pipeline final : public RestorePipeline {
   const RestoreRequest* request_ = nullptr;
   std::vector<PieceCursor> cursors_;
   StagingCopies copies_;
-  BatchCopy batch_copy_;
+  size_t turn_ = 0;                  // decode stream of the next batch
   size_t filling_ = 0, oldest_ = 0;  // slots
   bool chunk_open_ = false;
   std::vector<DamagedPlane> damage_;
@@ -211,23 +190,27 @@ absl::Status Pipeline::Allocate() {
         DecodePlanesScratchBytes(group.shape, static_cast<uint32_t>(chunk_planes_));
     scratch = std::max(scratch, group.scratch_bytes);
   }
-  KVSTOW_RETURN_IF_ERROR(scratch_.Reserve(scratch));
+  for (DeviceBuffer& buffer : scratch_) KVSTOW_RETURN_IF_ERROR(buffer.Reserve(scratch));
 
   auto copy_stream = MakeStream();
   if (!copy_stream.ok()) return copy_stream.status();
   copy_stream_ = *std::move(copy_stream);
-  decode_stream_ = config_.decode_stream;
-  if (decode_stream_ == nullptr) {
+  for (size_t i = 0; i < kDecodeStreams; ++i) {
+    decode_streams_[i] = config_.decode_stream;
+    if (config_.decode_stream != nullptr) continue;
     auto decode_stream = MakeStream();
     if (!decode_stream.ok()) return decode_stream.status();
-    own_decode_stream_ = *std::move(decode_stream);
-    decode_stream_ = own_decode_stream_.get();
+    own_decode_streams_[i] = *std::move(decode_stream);
+    decode_streams_[i] = own_decode_streams_[i].get();
   }
   auto rotary = DeviceRotary::Create(layout_, config_.max_records);
   if (!rotary.ok()) return rotary.status();
   rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
   KVSTOW_RETURN_IF_ERROR(positions_up_.Reserve(config_.max_records * sizeof(uint64_t)));
   KVSTOW_RETURN_IF_ERROR(positions_.Reserve(config_.max_records * sizeof(uint64_t)));
+  auto filled = MakeEvent();
+  if (!filled.ok()) return filled.status();
+  rotary_filled_ = *std::move(filled);
   for (size_t i = 0; i < layout_.layers().size(); ++i) {
     auto event = MakeEvent();
     if (!event.ok()) return event.status();
@@ -236,25 +219,23 @@ absl::Status Pipeline::Allocate() {
   slots_ = std::vector<Slot>(config_.slots);
   for (Slot& slot : slots_) KVSTOW_RETURN_IF_ERROR(AllocateSlot(&slot));
   copies_.Reserve(max_pieces_);
-  batch_copy_.Reserve(max_pieces_);
   cursors_.reserve(config_.max_records);
   return absl::OkStatus();
 }
 
 absl::Status Pipeline::AllocateSlot(Slot* slot) const {
-  const size_t meta_bytes = CarveMeta(nullptr, chunk_planes_, max_pieces_).bytes;
   KVSTOW_RETURN_IF_ERROR(slot->staging.Reserve(config_.chunk_bytes));
-  KVSTOW_RETURN_IF_ERROR(slot->meta_up.Reserve(meta_bytes));
-  KVSTOW_RETURN_IF_ERROR(slot->meta.Reserve(meta_bytes));
+  KVSTOW_RETURN_IF_ERROR(slot->meta_up.Reserve(chunk_planes_ * kMetaBytes));
+  KVSTOW_RETURN_IF_ERROR(slot->meta.Reserve(chunk_planes_ * kMetaBytes));
   KVSTOW_RETURN_IF_ERROR(slot->damage.Reserve(chunk_planes_ * sizeof(uint32_t)));
   KVSTOW_RETURN_IF_ERROR(slot->damage_down.Reserve(chunk_planes_ * sizeof(uint32_t)));
-  auto copied = MakeEvent();
-  if (!copied.ok()) return copied.status();
-  auto decoded = MakeEvent();
-  if (!decoded.ok()) return decoded.status();
-  slot->copied = *std::move(copied);
-  slot->decoded = *std::move(decoded);
-  slot->items.reserve(chunk_planes_);
+  for (Event* event : {&slot->copied, &slot->other_decoded, &slot->decoded}) {
+    auto made = MakeEvent();
+    if (!made.ok()) return made.status();
+    *event = *std::move(made);
+  }
+  slot->batches.resize(groups_.size());
+  for (size_t i = 0; i < groups_.size(); ++i) slot->batches[i].group = i;
   return absl::OkStatus();
 }
 
@@ -274,7 +255,7 @@ absl::StatusOr<std::vector<DamagedPlane>> Pipeline::Restore(const RestoreRequest
   if (absl::Status status = Run(); !status.ok()) {
     // What is queued still reads and writes the caller's memory.
     (void)cudaStreamSynchronize(copy_stream_.get());
-    (void)cudaStreamSynchronize(decode_stream_);
+    for (cudaStream_t stream : decode_streams_) (void)cudaStreamSynchronize(stream);
     for (Slot& slot : slots_) slot.in_flight = false;
     chunk_open_ = false;
     oldest_ = filling_;
@@ -305,10 +286,16 @@ absl::Status Pipeline::FillRotary() {
   for (size_t i = 0; i < count; ++i) {
     positions[i] = request_->records[i].index->header().first_position;
   }
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(positions_.data(), positions,
-                                              count * sizeof(uint64_t), cudaMemcpyHostToDevice,
-                                              decode_stream_));
-  return rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()), count, decode_stream_);
+  cudaStream_t stream = decode_streams_[0];
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(
+      positions_.data(), positions, count * sizeof(uint64_t), cudaMemcpyHostToDevice, stream));
+  KVSTOW_RETURN_IF_ERROR(
+      rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()), count, stream));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(rotary_filled_.get(), stream));
+  for (cudaStream_t other : decode_streams_) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(other, rotary_filled_.get()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane) {
@@ -316,45 +303,48 @@ absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane) {
   const DirectoryEntry& entry = record.index->planes()[plane];
   const size_t bytes = RoundUp(entry.bytes);
   PieceCursor& cursor = cursors_[block];
-  const std::byte* whole = cursor.Whole(record, entry.offset, bytes);
-  const bool in_place = record.on_device && whole != nullptr;
-  size_t pieces = 0;
-  if (!in_place) {
+  const std::byte* stored = cursor.Whole(record, entry.offset, bytes);
+  if (record.on_device && stored != nullptr) {
+    KVSTOW_RETURN_IF_ERROR(MakeRoom(layer, 0, 0));
+  } else {
     PieceCursor ahead = cursor;
+    size_t pieces = 0;
     ahead.ForEach(record, entry.offset, bytes, [&](const std::byte*, size_t, bool) { ++pieces; });
-    if (pieces > max_pieces_) {
-      return absl::InvalidArgumentError("a plane lies in pieces smaller than pages");
-    }
-  }
-  if (chunk_open_ && (slots_[filling_].items.size() == chunk_planes_ ||
-                      copies_.pieces().size() + pieces > max_pieces_ ||
-                      (!in_place && copies_.staged() + bytes > config_.chunk_bytes))) {
-    KVSTOW_RETURN_IF_ERROR(Flush(false));
-  }
-  if (!chunk_open_) KVSTOW_RETURN_IF_ERROR(BeginChunk(layer));
-
-  Slot& slot = slots_[filling_];
-  const std::byte* stored = whole;
-  if (!in_place) {
-    stored = slot.staging.data() + copies_.staged();
+    KVSTOW_RETURN_IF_ERROR(MakeRoom(layer, bytes, pieces));
+    stored = copies_.end();
     cursor.ForEach(record, entry.offset, bytes,
                    [&](const std::byte* from, size_t size, bool starts_piece) {
-                     copies_.Add(from, size, starts_piece, slot.staging.data());
+                     copies_.Add(from, size, starts_piece);
                    });
   }
   const PlaneTarget target = request_->target(block, plane);
-  Item& item = slot.items.emplace_back();
-  item.block = block;
-  item.plane = plane;
-  item.group = group_of_[plane];
-  item.stored = {reinterpret_cast<const uint8_t*>(stored), entry.bytes};
-  item.target.values = reinterpret_cast<uint8_t*>(target.values);
-  item.target.head_stride = target.head_stride;
-  item.target.row_stride = target.row_stride;
-  item.target.cos = rotary_->Cos(plane, block);
-  item.target.sin = rotary_->Sin(plane, block);
-  item.target.crc32c = entry.crc32c;
+  Slot& slot = slots_[filling_];
+  ++slot.planes;
+  Batch& batch = slot.batches[group_of_[plane]];
+  batch.largest = std::max<uint64_t>(batch.largest, entry.bytes);
+  batch.names.push_back({block, plane});
+  batch.stored.push_back({reinterpret_cast<const uint8_t*>(stored), entry.bytes});
+  StoredPlane& to = batch.targets.emplace_back();
+  to.values = reinterpret_cast<uint8_t*>(target.values);
+  to.head_stride = target.head_stride;
+  to.row_stride = target.row_stride;
+  to.cos = rotary_->Cos(plane, block);
+  to.sin = rotary_->Sin(plane, block);
+  to.crc32c = entry.crc32c;
   return absl::OkStatus();
+}
+
+// For one more plane in the chunk that is being filled.
+absl::Status Pipeline::MakeRoom(size_t layer, size_t staged_bytes, size_t pieces) {
+  if (pieces > max_pieces_) {
+    return absl::InvalidArgumentError("a plane lies in pieces smaller than pages");
+  }
+  if (chunk_open_ &&
+      (slots_[filling_].planes == chunk_planes_ || copies_.pieces() + pieces > max_pieces_ ||
+       copies_.staged() + staged_bytes > config_.chunk_bytes)) {
+    KVSTOW_RETURN_IF_ERROR(Flush(false));
+  }
+  return chunk_open_ ? absl::OkStatus() : BeginChunk(layer);
 }
 
 absl::Status Pipeline::BeginChunk(size_t layer) {
@@ -362,72 +352,83 @@ absl::Status Pipeline::BeginChunk(size_t layer) {
   // The ring is full: its oldest chunk is the one in this slot.
   if (slots_[filling_].in_flight) KVSTOW_RETURN_IF_ERROR(Harvest());
   Slot& slot = slots_[filling_];
-  slot.items.clear();
   slot.layer = layer;
-  copies_.Clear();
+  slot.planes = 0;
+  for (Batch& batch : slot.batches) {
+    batch.largest = 0;
+    batch.names.clear();
+    batch.stored.clear();
+    batch.targets.clear();
+  }
+  copies_.Begin(slot.staging.data());
   chunk_open_ = true;
   return absl::OkStatus();
 }
 
 absl::Status Pipeline::Flush(bool last_of_layer) {
   Slot& slot = slots_[filling_];
-  std::sort(slot.items.begin(), slot.items.end(), [](const Item& a, const Item& b) {
-    return std::tie(a.group, a.block, a.plane) < std::tie(b.group, b.block, b.plane);
-  });
-  const size_t planes = slot.items.size(), pieces = copies_.pieces().size();
-  const Meta meta = CarveMeta(slot.meta_up.data(), planes, pieces);
-  for (size_t i = 0; i < planes; ++i) {
-    meta.stored[i] = slot.items[i].stored;
-    meta.targets[i] = slot.items[i].target;
-  }
-  std::copy(copies_.pieces().begin(), copies_.pieces().end(), meta.pieces);
   slot.in_flight = true;
   slot.last_of_layer = last_of_layer;
   chunk_open_ = false;
-
-  const Meta device = CarveMeta(slot.meta.data(), planes, pieces);
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(slot.meta.data(), slot.meta_up.data(), meta.bytes,
-                                              cudaMemcpyHostToDevice, copy_stream_.get()));
-  KVSTOW_RETURN_IF_ERROR(CopyUp(device));
-  KVSTOW_RETURN_IF_ERROR(DecodeGroups(device));
+  KVSTOW_RETURN_IF_ERROR(CopyUp(&slot));
+  KVSTOW_RETURN_IF_ERROR(DecodeBatches(&slot));
   filling_ = (filling_ + 1) % slots_.size();
-  if (!last_of_layer) return absl::OkStatus();
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(written_[slot.layer].get(), decode_stream_));
-  if (request_->layer_queued) request_->layer_queued(slot.layer, written_[slot.layer].get());
+  if (last_of_layer && request_->layer_queued) {
+    request_->layer_queued(slot.layer, written_[slot.layer].get());
+  }
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::CopyUp(const Meta& device) {
+absl::Status Pipeline::CopyUp(Slot* slot) {
+  std::byte* at = slot->meta_up.data();
+  for (const Batch& batch : slot->batches) {
+    const size_t planes = batch.stored.size();
+    std::copy(batch.stored.begin(), batch.stored.end(), reinterpret_cast<ChecksumRange*>(at));
+    at += planes * sizeof(ChecksumRange);
+    std::copy(batch.targets.begin(), batch.targets.end(), reinterpret_cast<StoredPlane*>(at));
+    at += planes * sizeof(StoredPlane);
+  }
   cudaStream_t stream = copy_stream_.get();
-  if (config_.copy == PieceCopy::kKernel) {
-    KVSTOW_CUDA_RETURN_IF_ERROR(
-        LaunchCopyPieces(device.pieces, static_cast<uint32_t>(copies_.pieces().size()), stream));
-  } else {
-    KVSTOW_RETURN_IF_ERROR(batch_copy_.Run(copies_.pieces(), stream));
-  }
-  Slot& slot = slots_[filling_];
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(slot.copied.get(), stream));
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(decode_stream_, slot.copied.get()));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(slot->meta.data(), slot->meta_up.data(),
+                                              slot->planes * kMetaBytes, cudaMemcpyHostToDevice,
+                                              stream));
+  KVSTOW_RETURN_IF_ERROR(copies_.Enqueue(stream));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(slot->copied.get(), stream));
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::DecodeGroups(const Meta& device) {
-  Slot& slot = slots_[filling_];
-  auto* damage = reinterpret_cast<uint32_t*>(slot.damage.data());
-  for (size_t first = 0, end = 0; first < slot.items.size(); first = end) {
-    uint64_t largest = 0;
-    while (end < slot.items.size() && slot.items[end].group == slot.items[first].group) {
-      largest = std::max(largest, slot.items[end++].stored.size);
-    }
-    KVSTOW_RETURN_IF_ERROR(DecodePlanes(groups_[slot.items[first].group].shape,
-                                        device.stored + first, device.targets + first,
-                                        static_cast<uint32_t>(end - first), largest, damage + first,
-                                        scratch_.data(), scratch_.size(), decode_stream_));
+absl::Status Pipeline::DecodeBatches(Slot* slot) {
+  std::byte* meta = slot->meta.data();
+  auto* damage = reinterpret_cast<uint32_t*>(slot->damage.data());
+  for (const Batch& batch : slot->batches) {
+    const size_t planes = batch.stored.size();
+    if (planes == 0) continue;
+    turn_ = (turn_ + 1) % kDecodeStreams;
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(decode_streams_[turn_], slot->copied.get()));
+    const auto* stored = reinterpret_cast<const ChecksumRange*>(meta);
+    const auto* targets = reinterpret_cast<const StoredPlane*>(stored + planes);
+    KVSTOW_RETURN_IF_ERROR(DecodePlanes(
+        groups_[batch.group].shape, stored, targets, static_cast<uint32_t>(planes), batch.largest,
+        damage, scratch_[turn_].data(), scratch_[turn_].size(), decode_streams_[turn_]));
+    meta += planes * kMetaBytes;
+    damage += planes;
   }
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(slot.damage_down.data(), damage,
-                                              slot.items.size() * sizeof(uint32_t),
-                                              cudaMemcpyDeviceToHost, decode_stream_));
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(slot.decoded.get(), decode_stream_));
+  return Join(slot);
+}
+
+// Ends the chunk on the stream of its last batch: all that was enqueued before, on either stream,
+// is behind the slot's event then.
+absl::Status Pipeline::Join(Slot* slot) {
+  cudaStream_t last = decode_streams_[turn_];
+  cudaStream_t other = decode_streams_[(turn_ + 1) % kDecodeStreams];
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(slot->other_decoded.get(), other));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(last, slot->other_decoded.get()));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(slot->damage_down.data(), slot->damage.data(),
+                                              slot->planes * sizeof(uint32_t),
+                                              cudaMemcpyDeviceToHost, last));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(slot->decoded.get(), last));
+  if (!slot->last_of_layer) return absl::OkStatus();
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(written_[slot->layer].get(), last));
   return absl::OkStatus();
 }
 
@@ -435,8 +436,10 @@ absl::Status Pipeline::Harvest() {
   Slot& slot = slots_[oldest_];
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(slot.decoded.get()));
   const auto* damaged = reinterpret_cast<const uint32_t*>(slot.damage_down.data());
-  for (size_t i = 0; i < slot.items.size(); ++i) {
-    if (damaged[i] != 0) damage_.push_back({slot.items[i].block, slot.items[i].plane});
+  for (const Batch& batch : slot.batches) {
+    for (const DamagedPlane& name : batch.names) {
+      if (*damaged++ != 0) damage_.push_back(name);
+    }
   }
   slot.in_flight = false;
   oldest_ = (oldest_ + 1) % slots_.size();

@@ -1,7 +1,7 @@
 // Restores whole records: encoded planes from host or device memory to decoded planes in device
 // memory, layer by layer, so that whoever waits for layer 0 need not wait for the rest. Encoded
-// bytes travel on one stream into a bounded ring of device staging while another stream checks and
-// decodes what has arrived; records in device memory are decoded where they lie.
+// bytes travel on one stream into a bounded ring of device staging while two others check and
+// decode what has arrived; records in device memory are decoded where they lie.
 //
 // A plane whose checksum or table is wrong is reported and none of it is written.
 #pragma once
@@ -21,22 +21,15 @@
 
 namespace kvstow::gpu {
 
-// How encoded bytes get into staging.
-enum class PieceCopy {
-  kCopyEngine,  // one cudaMemcpyBatchAsync a chunk
-  kKernel,      // a kernel that reads pinned memory over the bus
-};
-
 struct RestoreConfig {
   int device = 0;
   // Of one call, at most: rotary tables for so many blocks stay on the device.
   size_t max_records = 1024;
   // What is copied and decoded at once, at most: encoded bytes that need staging, and tiles.
-  size_t chunk_bytes = size_t{16} << 20;
+  size_t chunk_bytes = size_t{8} << 20;
   uint32_t chunk_tiles = 8192;
   uint32_t slots = 4;  // chunks under way
-  PieceCopy copy = PieceCopy::kCopyEngine;
-  // Where decoding runs; null for a stream of its own. A stream of a green context keeps the codec
+  // Where decoding runs; null for streams of its own. A stream of a green context keeps the codec
   // to some of the multiprocessors. Borrowed.
   cudaStream_t decode_stream = nullptr;
 };
