@@ -157,8 +157,9 @@ void PrintLoads(LlamaBlocks& blocks, const char* where, cudaStream_t stream, dou
       blocks.raw_bytes(), alone, neighbour);
   blocks.KeepRecords();
   PrintLoad(
-      std::string("restore from pinned, ") + where, [&] { blocks.Restore(*restore, false); },
-      blocks.raw_bytes(), alone, neighbour);
+      std::string("restore from pinned, ") + where,
+      [&] { blocks.Restore(*restore, LlamaBlocks::Place::kPinned); }, blocks.raw_bytes(), alone,
+      neighbour);
 }
 
 int MeasurePair(const std::string& program) {

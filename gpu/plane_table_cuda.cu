@@ -114,7 +114,6 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t lane = threadIdx.x % kWarp;
   const ChecksumRange range = stored[index];
   const StoredPlane plane = planes[index];
-  // Sizes first: behind a wrong checksum nothing else is worth a look.
   const bool damaged = crcs[index] != plane.crc32c || IsBroken(range, shape);
   if (lane == 0) damage[index] = damaged ? 1 : 0;
   DecodeTile* out = tiles + size_t{index} * shape.heads;

@@ -2,6 +2,7 @@
 // reads, and damage is told and kept back.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <set>
@@ -692,6 +693,44 @@ TEST_F(RecordPipeline, RefusesRecordsThatDoNotFit) {
   config.chunk_bytes = 16;
   EXPECT_EQ(RestorePipeline::Create(*space.layout, config).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+// Ends with the status's code as the exit code.
+[[noreturn]] void RestoreToNowhere() {
+  Golden space = std::move(testing::Goldens().front());
+  const auto blocks = EncodeBlocks(*CpuCodec(), space, 1);
+  StoredBlocks stored(space, 1, Largest(blocks));
+  stored.Add(blocks[0].record);
+  auto pipeline = RestorePipeline::Create(*space.layout, {});
+  RestoreRequest request;
+  request.records = stored.records();
+  request.target = [](size_t, size_t) {
+    return PlaneTarget{reinterpret_cast<std::byte*>(4096), 0, 0};
+  };
+  std::_Exit(static_cast<int>((*pipeline)->Restore(request).status().code()));
+}
+
+[[noreturn]] void OffloadFromNowhere() {
+  Golden space = std::move(testing::Goldens().front());
+  auto pipeline = OffloadPipeline::Create(*space.layout, space.fingerprint, {});
+  const std::vector<uint64_t> positions = {0};
+  OffloadRequest request;
+  request.first_positions = positions;
+  request.source = [](size_t, size_t) {
+    return PlaneSource{reinterpret_cast<const std::byte*>(4096), 0, 0};
+  };
+  request.room = [](size_t, const RecordFacts&) { return RecordRoom{}; };
+  std::_Exit(static_cast<int>((*pipeline)->Offload(request).code()));
+}
+
+using RecordPipelineDeathTest = RecordPipeline;
+
+TEST_F(RecordPipelineDeathTest, LostDeviceEndsTheCallWithInternal) {
+  // A process of its own each: no other work is possible in one whose device is lost.
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto internal = ::testing::ExitedWithCode(static_cast<int>(absl::StatusCode::kInternal));
+  EXPECT_EXIT(RestoreToNowhere(), internal, "");
+  EXPECT_EXIT(OffloadFromNowhere(), internal, "");
 }
 
 }  // namespace

@@ -76,12 +76,12 @@ void PrintOffload(LlamaBlocks& blocks, const OffloadConfig& config) {
 }
 
 void PrintRestore(LlamaBlocks& blocks, const char* name, const RestoreConfig& config,
-                  bool from_device) {
+                  LlamaBlocks::Place place) {
   auto pipeline = blocks.MakeRestore(config);
   blocks.Poison();
   std::vector<double> all, first;
   for (int run = 0; run < kRuns + 1; ++run) {
-    const auto times = blocks.Restore(*pipeline, from_device);
+    const auto times = blocks.Restore(*pipeline, place);
     if (run == 0) continue;
     all.push_back(times.all);
     first.push_back(times.first_layer);
@@ -98,13 +98,13 @@ void Sweep(LlamaBlocks& blocks) {
     RestoreConfig config;
     config.chunk_bytes = mib << 20;
     PrintRestore(blocks, ("pinned records, chunks of " + std::to_string(mib) + " MiB").c_str(),
-                 config, false);
+                 config, LlamaBlocks::Place::kPinned);
   }
   for (uint32_t tiles : {1024u, 2048u, 4096u}) {
     RestoreConfig config;
     config.chunk_tiles = tiles;
     PrintRestore(blocks, ("device records, chunks of " + std::to_string(tiles)).c_str(), config,
-                 true);
+                 LlamaBlocks::Place::kDevice);
   }
   for (uint32_t records : {4u, 8u}) {
     OffloadConfig config;
@@ -127,8 +127,10 @@ void PrintTable(bool sweep) {
            CopySeconds(blocks.restored().data(), blocks.pinned().data(), blocks.encoded_bytes(),
                        blocks.encoded_bytes()),
            blocks.raw_bytes());
-  PrintRestore(blocks, "restore from pinned records", RestoreConfig(), false);
-  PrintRestore(blocks, "restore from device records", RestoreConfig(), true);
+  PrintRestore(blocks, "restore from pinned records", RestoreConfig(), LlamaBlocks::Place::kPinned);
+  PrintRestore(blocks, "the same in runs of 1 to 32 pages", RestoreConfig(),
+               LlamaBlocks::Place::kPinnedRuns);
+  PrintRestore(blocks, "restore from device records", RestoreConfig(), LlamaBlocks::Place::kDevice);
   if (sweep) Sweep(blocks);
 }
 

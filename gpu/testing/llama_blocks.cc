@@ -156,25 +156,39 @@ void LlamaBlocks::KeepRecords() {
   OrDie(device_records_.Reserve(used));
   OrDie(cudaMemcpy(device_records_.data(), pinned_.data(), used, cudaMemcpyHostToDevice));
   indices_.clear();
-  host_pieces_.clear();
-  device_pieces_.clear();
   for (const RecordRoom::Piece& room : rooms_) {
     indices_.push_back(OrDie(RecordIndex::Parse({room.data, room.size}, *layout_, fingerprint_)));
-    host_pieces_.push_back({room.data, room.size});
-    device_pieces_.push_back({device_records_.data() + (room.data - pinned_.data()), room.size});
   }
-  host_records_.clear();
-  device_stored_.clear();
+  pieces_.clear();
+  std::mt19937_64 random(1);
+  AddRecords(Place::kPinned, nullptr);
+  AddRecords(Place::kPinnedRuns, &random);
+  AddRecords(Place::kDevice, nullptr);
+}
+
+// In one piece each without `runs`.
+void LlamaBlocks::AddRecords(Place place, std::mt19937_64* runs) {
+  std::vector<StoredRecord>& stored = stored_[static_cast<size_t>(place)];
+  stored.clear();
+  const bool on_device = place == Place::kDevice;
+  const std::byte* base = on_device ? device_records_.data() : pinned_.data();
   for (size_t i = 0; i < kBlocks; ++i) {
-    host_records_.push_back({&indices_[i], false, {&host_pieces_[i], 1}});
-    device_stored_.push_back({&indices_[i], true, {&device_pieces_[i], 1}});
+    auto& pieces = pieces_.emplace_back();
+    const std::byte* const begin = base + (rooms_[i].data - pinned_.data());
+    for (size_t at = 0; at < rooms_[i].size;) {
+      const size_t left = rooms_[i].size - at;
+      const size_t size = runs == nullptr ? left : std::min(left, (1 + (*runs)() % 32) * kPage);
+      pieces.push_back({begin + at, size});
+      at += size;
+    }
+    stored.push_back({&indices_[i], on_device, pieces});
   }
 }
 
-LlamaBlocks::RestoreTimes LlamaBlocks::Restore(RestorePipeline& pipeline, bool from_device) {
+LlamaBlocks::RestoreTimes LlamaBlocks::Restore(RestorePipeline& pipeline, Place place) {
   RestoreTimes times;
   RestoreRequest request;
-  request.records = from_device ? device_stored_ : host_records_;
+  request.records = stored_[static_cast<size_t>(place)];
   const size_t tile_bytes = size_t{kTokens} * kDim * 2;
   request.target = [&](size_t block, size_t plane) {
     return PlaneTarget{Plane(restored_, block, plane), tile_bytes, kDim * 2};

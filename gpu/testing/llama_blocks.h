@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "codec/record.h"
@@ -49,12 +50,13 @@ class LlamaBlocks {
   double Offload(OffloadPipeline& pipeline);
   // Reads the heads of the records that Offload wrote, and copies the records to the device.
   void KeepRecords();
-  size_t record_count() const { return kBlocks; }
 
   struct RestoreTimes {
     double first_layer = 0, all = 0;  // seconds
   };
-  RestoreTimes Restore(RestorePipeline& pipeline, bool from_device);
+  // Pinned records: as one piece each, and in runs of 1 to 32 pages.
+  enum class Place { kPinned, kPinnedRuns, kDevice };
+  RestoreTimes Restore(RestorePipeline& pipeline, Place place);
 
   // Overwrites what was restored.
   void Poison();
@@ -63,6 +65,7 @@ class LlamaBlocks {
 
  private:
   void FillValues();
+  void AddRecords(Place place, std::mt19937_64* runs);
   std::byte* Plane(const DeviceBuffer& buffer, size_t block, size_t plane) const;
 
   std::unique_ptr<PlaneLayout> layout_;
@@ -72,8 +75,8 @@ class LlamaBlocks {
   std::vector<uint64_t> positions_;
   std::vector<RecordRoom::Piece> rooms_;
   std::vector<RecordIndex> indices_;
-  std::vector<RecordPiece> host_pieces_, device_pieces_;
-  std::vector<StoredRecord> host_records_, device_stored_;
+  std::vector<std::vector<RecordPiece>> pieces_;
+  std::vector<StoredRecord> stored_[3];  // by place
   size_t encoded_bytes_ = 0;
 };
 
