@@ -247,43 +247,34 @@ DeclaredQuality Declare(const QualityReport& report) {
   return q;
 }
 
-RecordBuilder::RecordBuilder(const PlaneLayout& layout, const Fingerprint& fingerprint,
-                             uint64_t first_position)
+RecordHeadBuilder::RecordHeadBuilder(const PlaneLayout& layout, const Fingerprint& fingerprint,
+                                     uint64_t first_position)
     : layout_(layout),
       fingerprint_(fingerprint),
       first_position_(first_position),
-      planes_(layout.planes().size()),
-      set_(layout.planes().size()),
       missing_(layout.planes().size()),
-      head_(RecordIndex::BytesFor(layout)) {}
+      head_(RecordIndex::BytesFor(layout)),
+      record_bytes_(head_.size()) {}
 
-void RecordBuilder::SetPlane(size_t index, EncodedPlane plane) {
+void RecordHeadBuilder::SetPlane(size_t index, const PlaneSummary& plane) {
   const PlaneSpec& spec = layout_.planes()[index];
-  if (!set_[index]) --missing_;
-  set_[index] = true;
+  --missing_;
   if (!spec.is_opaque()) (spec.is_key_like() ? k_ : v_).Merge(plane.report);
   DirectoryEntry entry = EntryOf(spec);
-  entry.bytes = static_cast<uint32_t>(plane.bytes.size());
-  entry.crc32c = Crc32c(plane.bytes);
+  entry.bytes = plane.bytes;
+  entry.crc32c = plane.crc32c;
   PackEntry(entry, head_.data() + kFixedBytes + index * kDirectoryEntryBytes);
-  plane.bytes.resize(RoundUp(plane.bytes.size()));
-  planes_[index] = std::move(plane);
+  record_bytes_ += RoundUp(plane.bytes);
 }
 
-size_t RecordBuilder::record_bytes() const {
-  size_t total = head_.size();
-  for (const EncodedPlane& plane : planes_) total += plane.bytes.size();
-  return total;
-}
-
-std::vector<std::span<const std::byte>> RecordBuilder::Finish() {
+std::span<const std::byte> RecordHeadBuilder::Finish() {
   RecordHeader header;
-  header.record_bytes = record_bytes();
+  header.record_bytes = record_bytes_;
   header.first_position = first_position_;
   header.entries = layout_.entries();
   header.raw_bytes = layout_.raw_bytes();
   header.tokens = layout_.spec().block_tokens;
-  header.plane_count = static_cast<uint32_t>(planes_.size());
+  header.plane_count = static_cast<uint32_t>(layout_.planes().size());
   header.codec = layout_.spec().codec;
   header.shard_index = layout_.shard().index;
   header.fingerprint = fingerprint_;
@@ -292,8 +283,22 @@ std::vector<std::span<const std::byte>> RecordBuilder::Finish() {
   PackHeader(header, head_.data());
   StoreLe(uint32_t{0}, head_.data() + kHeaderCrcAt);
   StoreLe(Crc32c(head_), head_.data() + kHeaderCrcAt);
+  return head_;
+}
 
-  std::vector<std::span<const std::byte>> pieces = {head_};
+RecordBuilder::RecordBuilder(const PlaneLayout& layout, const Fingerprint& fingerprint,
+                             uint64_t first_position)
+    : head_(layout, fingerprint, first_position), planes_(layout.planes().size()) {}
+
+void RecordBuilder::SetPlane(size_t index, EncodedPlane plane) {
+  head_.SetPlane(index,
+                 {static_cast<uint32_t>(plane.bytes.size()), Crc32c(plane.bytes), plane.report});
+  plane.bytes.resize(RoundUp(plane.bytes.size()));
+  planes_[index] = std::move(plane);
+}
+
+std::vector<std::span<const std::byte>> RecordBuilder::Finish() {
+  std::vector<std::span<const std::byte>> pieces = {head_.Finish()};
   for (const EncodedPlane& plane : planes_) pieces.push_back(plane.bytes);
   return pieces;
 }

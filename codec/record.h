@@ -61,6 +61,43 @@ struct DirectoryEntry {
   uint64_t offset = 0;  // from the record's start; not stored, follows from the sizes
 };
 
+// What a record says of one of its planes, wherever the plane's bytes lie.
+struct PlaneSummary {
+  uint32_t bytes = 0;
+  uint32_t crc32c = 0;
+  QualityReport report;
+};
+
+// Header, quality and directory of a record whose planes are elsewhere. Borrows the layout. Not
+// thread-safe.
+class RecordHeadBuilder {
+ public:
+  RecordHeadBuilder(const PlaneLayout& layout, const Fingerprint& fingerprint,
+                    uint64_t first_position);
+
+  // Planes in any order, each once; `index` as in layout.planes().
+  void SetPlane(size_t index, const PlaneSummary& plane);
+  bool complete() const { return missing_ == 0; }
+
+  // Pooled over the planes set so far.
+  const QualityReport& k_report() const { return k_; }
+  const QualityReport& v_report() const { return v_; }
+
+  // Head, planes set so far and their padding.
+  size_t record_bytes() const { return record_bytes_; }
+  // REQUIRES complete(). The bytes before the first plane; they live as long as the builder.
+  std::span<const std::byte> Finish();
+
+ private:
+  const PlaneLayout& layout_;
+  Fingerprint fingerprint_;
+  uint64_t first_position_;
+  size_t missing_;
+  QualityReport k_, v_;
+  std::vector<std::byte> head_;
+  size_t record_bytes_;
+};
+
 // Collects planes in the layout's order. Not thread-safe.
 class RecordBuilder {
  public:
@@ -68,28 +105,22 @@ class RecordBuilder {
 
   // Planes in any order, each once; `index` as in layout.planes().
   void SetPlane(size_t index, EncodedPlane plane);
-  bool complete() const { return missing_ == 0; }
+  bool complete() const { return head_.complete(); }
 
   // Pooled over the planes set so far.
-  const QualityReport& k_report() const { return k_; }
-  const QualityReport& v_report() const { return v_; }
+  const QualityReport& k_report() const { return head_.k_report(); }
+  const QualityReport& v_report() const { return head_.v_report(); }
 
   // REQUIRES complete(). Total size, and the pieces to write one after the other: the first holds
   // header, quality and directory, the others are the planes with their padding.
-  size_t record_bytes() const;
+  size_t record_bytes() const { return head_.record_bytes(); }
   std::vector<std::span<const std::byte>> Finish();
   // The same in one piece.
   std::vector<std::byte> FinishContiguous();
 
  private:
-  const PlaneLayout& layout_;
-  Fingerprint fingerprint_;
-  uint64_t first_position_;
+  RecordHeadBuilder head_;
   std::vector<EncodedPlane> planes_;
-  std::vector<bool> set_;
-  size_t missing_;
-  QualityReport k_, v_;
-  std::vector<std::byte> head_;
 };
 
 // Header and directory of a record: what is needed to find and check its planes. Owns what it read.

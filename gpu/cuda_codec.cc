@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu/cuda_status.h"
+#include "gpu/encode_result.h"
 #include "gpu/tile_batch.h"
 
 namespace kvstow::gpu {
@@ -16,11 +17,6 @@ namespace {
 
 // Scratch of one batch; larger calls go in pieces.
 constexpr size_t kMaxScratchBytes = size_t{1} << 30;
-
-#define KVSTOW_RETURN_IF_ERROR(call)                                                       \
-  do {                                                                                     \
-    if (absl::Status status_of_call = (call); !status_of_call.ok()) return status_of_call; \
-  } while (false)
 
 absl::Status CheckRotary(const TileShape& shape, const RotaryTable& rotary) {
   if (uint64_t{rotary.offset()} + 2 * uint64_t{rotary.pairs()} > shape.dim) {
@@ -151,25 +147,10 @@ void CopyRows(const std::byte* from, size_t from_stride, std::byte* to, size_t t
 
 uint8_t* Bytes(std::byte* p) { return reinterpret_cast<uint8_t*>(p); }
 
-TileHead UnpackResult(const EncodeResult& result) {
-  std::byte packed[kTileHeadBytes];
-  std::memcpy(packed, &result.head, sizeof(packed));
-  TileHead head;
-  // The encoder writes valid heads only.
-  (void)UnpackTileHead(packed, &head);
-  return head;
-}
-
 void Finish(const EncodeResult& result, const std::byte* body, TileEncodeJob* job) {
   std::memcpy(job->body, body, result.body_bytes);
-  job->head = UnpackResult(result);
-  job->report = TileReport{};
-  job->report.sums = {result.energy, result.error, result.centred_energy, result.centred_error,
-                      result.inner_product};
-  job->report.rank = job->head.rank;
-  job->report.bits = job->head.bits;
-  job->report.raw = result.raw != 0;
-  job->report.has_means = job->head.has_means;
+  job->head = HeadOf(result);
+  job->report = ReportOf(result);
 }
 
 }  // namespace

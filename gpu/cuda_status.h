@@ -37,3 +37,8 @@ inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
       return ::kvstow::gpu::ToStatus(kvstow_cuda_error, #call); \
     }                                                           \
   } while (false)
+
+#define KVSTOW_RETURN_IF_ERROR(call)                                                       \
+  do {                                                                                     \
+    if (absl::Status status_of_call = (call); !status_of_call.ok()) return status_of_call; \
+  } while (false)
