@@ -14,7 +14,11 @@
 namespace kvstow::testing {
 namespace {
 
-std::string CutFolder() { return KVSTOW_SOURCE_DIR "/testdata/kv-traces"; }
+// KVSTOW_TESTDATA names the folder where the programs run far from their sources.
+std::string CutFolder() {
+  const char* const moved = std::getenv("KVSTOW_TESTDATA");
+  return std::string(moved != nullptr ? moved : KVSTOW_SOURCE_DIR "/testdata") + "/kv-traces";
+}
 
 bool ReadInto(const std::string& path, std::vector<std::byte>* out, std::string* why) {
   auto array = ReadNpy(path);

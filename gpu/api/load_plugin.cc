@@ -18,7 +18,8 @@ absl::StatusOr<std::string> FindPlugin() {
   std::error_code error;
   const fs::path here = fs::read_symlink("/proc/self/exe", error).parent_path();
   for (const fs::path& folder : {here, here / "../lib/kvstow",
-                                 here / "../lib/x86_64-linux-gnu/kvstow", here / "../../gpu"}) {
+                                 here / "../lib/x86_64-linux-gnu/kvstow", here / "../../gpu",
+        here / "../gpu"}) {
     if (fs::exists(folder / kFileName, error)) return (folder / kFileName).lexically_normal();
   }
   return absl::UnavailableError(absl::StrCat("no ", kFileName, " beside the program"));

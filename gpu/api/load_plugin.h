@@ -10,7 +10,7 @@
 namespace kvstow::gpu {
 
 // Opens device `index` through the plugin at `path`; an empty path looks for libkvstow_gpu.so
-// beside this program, in ../lib/kvstow and ../../../gpu (a build tree). The plugin stays loaded.
+// beside this program, in ../lib/kvstow, and where a build tree has it. The plugin stays loaded.
 // UNAVAILABLE says why there is none: no plugin, no driver, no device, another version.
 absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const std::string& path, int index);
 
