@@ -1,13 +1,48 @@
 #include "gpu/cuda_device.h"
 
+#include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include "gpu/cuda_codec.h"
 #include "gpu/cuda_status.h"
 
 namespace kvstow::gpu {
+namespace {
+
+// Encodes and decodes tiles of the most common shape, so that buffers and kernels are there before
+// the first worker is.
+absl::Status WarmUp(Codec& codec) {
+  constexpr size_t kTiles = 512;
+  constexpr TileShape kShape = {128, 128, DType::kFp16};
+  std::vector<uint16_t> values(kShape.entries());
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<uint16_t>(0x3c00 + i * 2654435761u % 1024);  // from 1 to 2
+  }
+  std::vector<std::byte> bodies(kTiles * MaxTileBodyBytes(kShape)), decoded(kShape.bytes());
+  std::vector<TileEncodeJob> encode(kTiles);
+  for (size_t i = 0; i < kTiles; ++i) {
+    encode[i].shape = kShape;
+    encode[i].values = reinterpret_cast<const std::byte*>(values.data());
+    encode[i].row_stride = kShape.dim * sizeof(uint16_t);
+    encode[i].options.key_like = i % 2 == 0;
+    encode[i].body = bodies.data() + i * MaxTileBodyBytes(kShape);
+  }
+  if (auto s = codec.Encode(encode); !s.ok()) return s;
+  TileDecodeJob decode;
+  decode.shape = kShape;
+  decode.head = encode[0].head;
+  decode.body = encode[0].body;
+  decode.values = decoded.data();
+  decode.row_stride = encode[0].row_stride;
+  return codec.Decode({&decode, 1});
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Open(int index) {
+  // Kernels are loaded now rather than in the middle of the first Put that needs them.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   // Finds out all that can be in the way: driver, device, kernels for it.
   auto codec = CudaCodec::Create(index);
   if (!codec.ok()) return codec.status();
@@ -33,6 +68,7 @@ absl::Status CudaDevice::Note(cudaError_t error, absl::string_view what) const {
 absl::StatusOr<std::unique_ptr<Codec>> CudaDevice::NewCodec() {
   auto codec = CudaCodec::Create(index_);
   if (!codec.ok()) return codec.status();
+  if (auto s = WarmUp(**codec); !s.ok()) return s;
   return std::unique_ptr<Codec>(*std::move(codec));
 }
 

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 
 #include "absl/status/status.h"
@@ -36,7 +38,8 @@ class GrowingBuffer {
     data_ = nullptr;
     size_ = 0;
     void* p = nullptr;
-    const size_t rounded = (bytes + (size_t{1} << 20) - 1) >> 20 << 20;
+    // Doubling: every growth stops the device.
+    const size_t rounded = std::bit_ceil(std::max(bytes, size_t{1} << 20));
     KVSTOW_CUDA_RETURN_IF_ERROR(Memory::Allocate(&p, rounded));
     data_ = static_cast<std::byte*>(p);
     size_ = rounded;

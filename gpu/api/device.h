@@ -31,7 +31,8 @@ class Device {
   virtual absl::string_view description() const = 0;
 
   // The CUDA twin for tiles in host memory. Each has a stream and buffers of its own, so that two
-  // of them overlap copies and kernels. Must not outlive the device.
+  // of them overlap copies and kernels; the first batch is as fast as later ones. Must not outlive
+  // the device.
   virtual absl::StatusOr<std::unique_ptr<Codec>> NewCodec() = 0;
 
   // Device memory. RESOURCE_EXHAUSTED when there is not so much.
