@@ -119,6 +119,13 @@ Store::Pin Store::Acquire(SpaceId space, uint32_t shard, const BlockKey& key) {
   return pin;
 }
 
+Store::Pin Store::Peek(SpaceId space, uint32_t shard, const BlockKey& key) {
+  Pin pin;
+  pin.block_ = impl_->Peek(space, shard, key, &pin.slot_);
+  if (pin.block_ != nullptr) pin.store_ = this;
+  return pin;
+}
+
 void Store::ReportDamage(const Pin& pin) { impl_->ReportDamage(pin.block_, pin.slot_); }
 
 uint64_t Store::Drop(SpaceId space, std::span<const BlockKey> keys) {

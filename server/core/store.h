@@ -219,6 +219,8 @@ class Store {
   // ---- Get ----
   // A pin on a visible block's record, or none. Counts as use.
   Pin Acquire(SpaceId space, uint32_t shard, const BlockKey& key);
+  // As Acquire, but no use: whoever looks at the store changes nothing in it.
+  Pin Peek(SpaceId space, uint32_t shard, const BlockKey& key);
   // The record failed its checksum: counts, and removes its block with all descendants.
   void ReportDamage(const Pin& pin);
 

@@ -27,8 +27,8 @@ Store::Impl::Impl(const StoreOptions& options, std::vector<Tier*> tiers, const C
       clock_(clock),
       stats_(stats),
       capacity_bytes_(CapacityOf(tiers_)),
-      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_)),
-      index_(RandomSeed(random), &queue_),
+      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_), tiers_.size()),
+      index_(RandomSeed(random), &queue_, tiers_.size()),
       leases_(random),
       ledger_(tiers_.size()) {}
 
@@ -67,18 +67,12 @@ StoreEvent Store::Impl::EventOf(const Block& block, StoreEvent::Kind kind) const
   event.key = block.key;
   if (block.parent != nullptr) event.parent = block.parent->key;
   event.first_position = block.first_position;
-  event.tier = SlowestTier(block);
+  event.tier = tiers_[block.tier]->kind();
   return event;
 }
 
 void Store::Impl::Emit(const StoreEvent& event) {
   if (listener_ != nullptr) listener_(event);
-}
-
-TierKind Store::Impl::SlowestTier(const Block& block) const {
-  uint8_t slowest = 0;
-  for (const Record& record : block.records()) slowest = std::max(slowest, record.tier);
-  return tiers_[slowest]->kind();
 }
 
 }  // namespace kvstow

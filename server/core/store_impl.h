@@ -61,6 +61,7 @@ class Store::Impl {
 
   // The block pinned and its record's index, or null.
   Block* Acquire(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot);
+  Block* Peek(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot);
   void Unpin(Block* block);
   void ReportDamage(Block* block, uint32_t slot);
   uint64_t Drop(SpaceId space, std::span<const BlockKey> keys);
@@ -102,7 +103,8 @@ class Store::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Null when no room can be promised.
   std::unique_ptr<PendingCommit> MakePending(Space* space, uint32_t slot, const BlockIntent& intent,
-                                             uint64_t promised) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+                                             uint64_t record_bytes, uint64_t promised)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
                const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -112,19 +114,26 @@ class Store::Impl {
 
   // ---- store_room.cc ----
   uint64_t LargestPhysical(uint64_t record_bytes) const;
-  uint64_t UsedBytes() const;
-  uint64_t FreeBytes() const { return capacity_bytes_ - UsedBytes(); }
+  uint64_t FreeBytes(size_t tier) const;
+  // What is free or could be made so, in all tiers together.
+  uint64_t RoomBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Fits(size_t tier, uint64_t record_bytes) const;
   bool FitsSomeTier(uint64_t record_bytes) const;
+  // The slowest tier that has, or by eviction could be made to have, room for such a record.
+  std::optional<size_t> FindRoom(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED, counted, when no room can be made.
   absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Placement> TryAllocate(uint64_t record_bytes);
-  bool Above(double fraction) const;
-  // A bounded number of evictions while usage is above that fraction. Whether it is worth going on.
+  bool Above(size_t tier, double fraction) const;
+  // A bounded number of evictions while the slowest tier is above that fraction. Whether it is
+  // worth going on.
   bool EvictSome(double fraction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ExpireIncomplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_removal.cc ----
+  Block* PinRecord(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Takes the block's records out of the store and forgets it, unless a Put still needs it. Its
   // visible children must have gone before.
   void Remove(Block* block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -139,8 +148,6 @@ class Store::Impl {
   StoreEvent EventOf(const Block& block, StoreEvent::Kind kind) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Emit(const StoreEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Of the block's records: how fast the whole of it is.
-  TierKind SlowestTier(const Block& block) const;
 
   // Constant after construction.
   const StoreOptions options_;

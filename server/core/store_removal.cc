@@ -7,12 +7,23 @@ namespace kvstow {
 
 Block* Store::Impl::Acquire(SpaceId space_id, uint32_t shard, const BlockKey& key, uint32_t* slot) {
   absl::MutexLock lock(&mu_);
+  Block* block = PinRecord(space_id, shard, key, slot);
+  if (block != nullptr) Use(block, clock_->Now());
+  return block;
+}
+
+Block* Store::Impl::Peek(SpaceId space_id, uint32_t shard, const BlockKey& key, uint32_t* slot) {
+  absl::MutexLock lock(&mu_);
+  return PinRecord(space_id, shard, key, slot);
+}
+
+Block* Store::Impl::PinRecord(SpaceId space_id, uint32_t shard, const BlockKey& key,
+                              uint32_t* slot) {
   const Space* space = index_.FindSpace(space_id);
   if (space == nullptr) return nullptr;
   const size_t found = space->SlotOf(shard);
   Block* block = index_.Find(space, key);
   if (found == space->shards.size() || block == nullptr || !block->visible) return nullptr;
-  Use(block, clock_->Now());
   if (block->pins++ == 0) index_.Hold(block);
   *slot = static_cast<uint32_t>(found);
   return block;
@@ -95,22 +106,22 @@ void Store::Impl::CountRemoval(const Block& block, RemovalReason reason) {
   for (const Record& record : block.records()) {
     if (record.state != Record::State::kPresent) continue;
     ledger_.RemoveRecord(record);
-    const Tier& tier = *tiers_[record.tier];
-    stats_->OnRemoved(block.space->tenant, tier.kind(), reason, 1,
-                      tier.PhysicalBytes(record.bytes));
+    stats_->OnRemoved(block.space->tenant, tiers_[record.tier]->kind(), reason, 1,
+                      record.physical_bytes);
   }
 }
 
 void Store::Impl::FreeRecords(Block* block) {
   for (Record& record : block->records()) {
     if (record.state != Record::State::kPresent) continue;
-    Tier& tier = *tiers_[record.tier];
-    ledger_.tenant(block->space->tenant).physical_bytes -= tier.PhysicalBytes(record.bytes);
-    tier.Free(record.allocation);
+    ledger_.tenant(block->space->tenant).physical_bytes -= std::exchange(record.physical_bytes, 0);
+    tiers_[record.tier]->Free(record.allocation);
+    record.tier = 0;
     record.state = Record::State::kAbsent;
   }
   block->present = 0;
   block->physical_bytes = 0;
+  block->tier = 0;
 }
 
 void Store::Impl::DestroyIfUnheld(Block* block) {
