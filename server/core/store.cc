@@ -65,8 +65,8 @@ const BlockIntent& Store::Reservation::intent() const { return pending_->intent;
 // ---- Store ----
 
 Store::Store(StoreOptions options, std::vector<Tier*> tiers, const Clock* clock,
-             RandomSource* random, StatsSink* stats)
-    : impl_(std::make_unique<Impl>(options, std::move(tiers), clock, random, stats)) {}
+             RandomSource* random, StatsSink* stats, RecordMover* mover)
+    : impl_(std::make_unique<Impl>(options, std::move(tiers), clock, random, stats, mover)) {}
 
 Store::~Store() = default;
 

@@ -24,7 +24,10 @@ LookupMatch Store::Impl::Lookup(SpaceId space_id, std::span<const BlockKey> keys
                    (keys.size() - blocks.size()) * space->block_tokens);
   const absl::Time now = clock_->Now();
   // From the end, so that of two blocks used together the one that more prompts share is the later.
-  for (size_t i = blocks.size(); i-- > 0;) Use(blocks[i], now);
+  for (size_t i = blocks.size(); i-- > 0;) {
+    CountLookup(blocks[i]);
+    Use(blocks[i], now);
+  }
   // A repeated request keeps its lease's id: whichever answer reached the client, it can release.
   LeaseId id = leases_.FindRequest(owner, request_id);
   if (id != kNoLease) EndLease(leases_.Take(id));

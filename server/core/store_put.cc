@@ -212,6 +212,7 @@ void Store::Impl::RevealOne(Block* block) {
   block->last_use = ++tick_;
   block->last_use_nanos = absl::ToUnixNanos(clock_->Now());
   index_.MakeVisible(block);
+  Track(block);
   const TenantId tenant = block->space->tenant;
   ++ledger_.tenant(tenant).visible_blocks;
   for (const Record& record : block->records()) {

@@ -8,7 +8,9 @@ namespace kvstow {
 Block* Store::Impl::Acquire(SpaceId space_id, uint32_t shard, const BlockKey& key, uint32_t* slot) {
   absl::MutexLock lock(&mu_);
   Block* block = PinRecord(space_id, shard, key, slot);
-  if (block != nullptr) Use(block, clock_->Now());
+  if (block == nullptr) return nullptr;
+  CountGet(block, *slot);
+  Use(block, clock_->Now());
   return block;
 }
 
@@ -33,7 +35,7 @@ void Store::Impl::Unpin(Block* block) {
   absl::MutexLock lock(&mu_);
   if (--block->pins > 0) return;
   if (block->retired) {
-    FreeRecords(block);
+    FreeRecordsIfUnused(block);
     DestroyIfUnheld(block);
   } else {
     index_.Unhold(block);
@@ -96,8 +98,9 @@ void Store::Impl::Remove(Block* block, RemovalReason reason) {
   TenantAccount& account = ledger_.tenant(block->space->tenant);
   --account.visible_blocks;
   if (block->leases > 0) account.leased_bytes -= block->physical_bytes;
+  Untrack(block);
   index_.Retire(block);
-  if (block->pins == 0) FreeRecords(block);
+  FreeRecordsIfUnused(block);
   DestroyIfUnheld(block);
   Emit(event);
 }
@@ -124,8 +127,14 @@ void Store::Impl::FreeRecords(Block* block) {
   block->tier = 0;
 }
 
+void Store::Impl::FreeRecordsIfUnused(Block* block) {
+  if (block->pins == 0 && block->moves == 0) FreeRecords(block);
+}
+
 void Store::Impl::DestroyIfUnheld(Block* block) {
-  if (block->retired && block->pins == 0 && block->leases == 0) index_.Destroy(block);
+  if (block->retired && block->pins == 0 && block->leases == 0 && block->moves == 0) {
+    index_.Destroy(block);
+  }
 }
 
 }  // namespace kvstow

@@ -101,6 +101,7 @@ void Store::Impl::Maintain() {
     absl::MutexLock lock(&mu_);
     above = EvictSome(options_.low_watermark);
   }
+  MoveSome();
 }
 
 bool Store::Impl::Above(size_t tier, double fraction) const {

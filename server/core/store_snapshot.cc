@@ -54,6 +54,7 @@ StoreSnapshot Store::Impl::Snapshot() const {
   snapshot.incomplete_blocks = waiting_.size();
   snapshot.pending_blocks = reservations_;
   snapshot.leases = leases_.size();
+  snapshot.moving_bytes = moving_bytes_;
   const absl::Time now = clock_->Now();
   for (const auto& [id, lease] : leases_.leases()) {
     snapshot.oldest_lease_age = std::max(snapshot.oldest_lease_age, now - lease->granted);

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "prometheus/collectable.h"
@@ -60,6 +61,8 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   void OnRefused(TenantId tenant, Refusal refusal, uint64_t blocks) override;
   void OnChecksumFailure(TierKind tier) override;
   void OnLeaseExpired(TenantId tenant) override;
+  void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) override;
+  void OnMoveFailed(TierKind from, TierKind to, uint64_t records) override;
   void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                absl::Duration busy) override;
   void OnEncoded(TenantId tenant, uint64_t record_bytes, uint64_t entries, const QualityReport& k,
@@ -74,22 +77,26 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
  private:
   struct PerTenant;
   struct PerTier;
+  struct PerMove;
   struct PerPlaneKind;
   struct PerMethod;
 
   void AddTenants();
   void AddTiers();
+  void AddMoves();
   void AddPlaneKinds();
   void AddMethods();
   void AddProcessWide();
   void SetGauges(const Gauges& gauges) const;
   PerTenant& tenant(TenantId id) const;
   PerTier& tier(TierKind kind) const;
+  PerMove& move(TierKind from, TierKind to) const;
 
   const MetricsConfig config_;
   mutable prometheus::Registry registry_;
   std::vector<std::unique_ptr<PerTenant>> tenants_;
   std::map<TierKind, std::unique_ptr<PerTier>> tiers_;
+  std::map<std::pair<TierKind, TierKind>, std::unique_ptr<PerMove>> moves_;  // by from and to
   std::unique_ptr<PerPlaneKind> k_, v_;
   std::map<std::string, std::unique_ptr<PerMethod>> methods_;
   prometheus::Family<prometheus::Counter>* calls_ = nullptr;
