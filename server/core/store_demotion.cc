@@ -14,15 +14,20 @@ bool Store::Impl::StaysAbove(size_t tier, double fraction) const {
   return usage.used_bytes - fast_[tier].leaving > fraction * usage.capacity_bytes;
 }
 
+bool Store::Impl::RoomIsOnItsWay(size_t tier, uint64_t needed) const {
+  return tier < fast_.size() && FreeBytes(tier) + fast_[tier].leaving >= needed;
+}
+
 void Store::Impl::PlanDemotions(MovePlan* plan) {
   // From the slowest on, so that what leaves one tier makes room for what leaves the one before.
   for (size_t i = fast_.size(); i-- > 0;) {
     FastTier& tier = fast_[i];
     if (StaysAbove(i, options_.high_watermark)) tier.demoting = true;
+    // Not before it has arrived there: what is leaving may yet stay.
+    if (!Above(i, options_.low_watermark)) tier.demoting = false;
     tier.scanning = false;
-    while (tier.demoting) {
-      tier.demoting = StaysAbove(i, options_.low_watermark);
-      const auto coldest = tier.demoting ? tier.queue.Coldest() : std::nullopt;
+    while (tier.demoting && StaysAbove(i, options_.low_watermark)) {
+      const auto coldest = tier.queue.Coldest();
       if (!coldest.has_value()) break;
       tier.scanning = plan->tries == 0;
       if (tier.scanning || !MayMove(coldest->block->records()[coldest->slot].bytes)) break;
@@ -47,9 +52,11 @@ Store::Impl::Attempt Store::Impl::Demote(TierQueue::Item item, MovePlan* plan) {
   const uint64_t needed = tiers_[to]->PhysicalBytes(record.bytes);
   // Before anything else: it keeps eviction off the block and its prefix.
   HoldForMove(block);
+  const bool has_room = FreeBytes(to) >= needed;
   Attempt result = Attempt::kLater;
-  if (RoomBytes() >= promised_bytes_ + needed) {
-    if (FreeBytes(to) < needed && !EvictColder(to, needed, block->heat())) {
+  // What has been promised to Puts is not for moves to take.
+  if (RoomBytes() >= promised_bytes_ + needed && (has_room || !RoomIsOnItsWay(to, needed))) {
+    if (!has_room && !EvictColder(to, needed, block->heat())) {
       result = Attempt::kRefused;
     } else if (StartMove(item, to, /*previous_use=*/0, plan)) {
       return Attempt::kStarted;

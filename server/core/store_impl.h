@@ -182,6 +182,8 @@ class Store::Impl {
   // ---- store_demotion.cc ----
   // Whether the tier is above that fraction even without what is leaving it.
   bool StaysAbove(size_t tier, double fraction) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether it will have as much free when what is leaving it has left.
+  bool RoomIsOnItsWay(size_t tier, uint64_t needed) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PlanDemotions(MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // kRefused when nothing that could make room in the next tier is colder.
   Attempt Demote(TierQueue::Item item, MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
