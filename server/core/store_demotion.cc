@@ -8,6 +8,13 @@
 #include "server/core/store_impl.h"
 
 namespace kvstow {
+namespace {
+
+bool IsColder(const Block* block, uint64_t heat) {
+  return block != nullptr && block->heat() < heat;
+}
+
+}  // namespace
 
 bool Store::Impl::StaysAbove(size_t tier, double fraction) const {
   const TierUsage usage = tiers_[tier]->usage();
@@ -50,12 +57,15 @@ Store::Impl::Attempt Store::Impl::Demote(TierQueue::Item item, MovePlan* plan) {
   const size_t to = record.tier + 1;
   if (!Fits(to, record.bytes)) return Attempt::kRefused;
   const uint64_t needed = tiers_[to]->PhysicalBytes(record.bytes);
-  // Before anything else: it keeps eviction off the block and its prefix.
-  HoldForMove(block);
   const bool has_room = FreeBytes(to) >= needed;
+  if (!has_room && RoomIsOnItsWay(to, needed)) return Attempt::kLater;
+  if (!has_room && !IsColder(queue_.VictimIn(to), block->heat())) return Attempt::kRefused;
+  // Keeps eviction off the block and its prefix; asked only now, what could be evicted without
+  // them.
+  HoldForMove(block);
   Attempt result = Attempt::kLater;
   // What has been promised to Puts is not for moves to take.
-  if (RoomBytes() >= promised_bytes_ + needed && (has_room || !RoomIsOnItsWay(to, needed))) {
+  if (RoomBytes() >= promised_bytes_ + needed) {
     if (!has_room && !EvictColder(to, needed, block->heat())) {
       result = Attempt::kRefused;
     } else if (StartMove(item, to, /*previous_use=*/0, plan)) {
@@ -79,7 +89,7 @@ bool Store::Impl::EvictColder(size_t tier, uint64_t needed, uint64_t heat) {
       victim = *exposed;
       leaves.erase(exposed);
     }
-    if (victim == nullptr || victim->heat() >= heat) break;
+    if (!IsColder(victim, heat)) break;
     queue_.Remove(victim);
     victims.push_back(victim);
     for (const Record& record : victim->records()) {

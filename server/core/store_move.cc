@@ -150,6 +150,8 @@ void Store::Impl::Switch(const MovingRecord& move) {
   record.allocation = move.target;
   record.physical_bytes = move.target_bytes;
   record.tier = move.to;
+  // Only a use from now on asks for another move.
+  promotions_.Remove(block, move.slot);
   ledger_.AddRecord(record);
   queue_.Resize(*block, block_bytes);
   block->physical_bytes = block_bytes;
