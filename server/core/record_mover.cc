@@ -27,6 +27,8 @@ void Copy(const RecordMove& move) {
 }  // namespace
 
 struct ExecutorMover::Batch {
+  Batch(std::vector<RecordMove> m, Done d)
+      : moves(std::move(m)), done(std::move(d)), left(moves.size()) {}
   std::vector<RecordMove> moves;
   Done done;
   std::atomic<size_t> left;
@@ -34,7 +36,7 @@ struct ExecutorMover::Batch {
 
 void ExecutorMover::Move(std::vector<RecordMove> moves, Done done) {
   const size_t count = moves.size();
-  auto batch = std::make_shared<Batch>(std::move(moves), std::move(done), count);
+  auto batch = std::make_shared<Batch>(std::move(moves), std::move(done));
   for (size_t i = 0; i < count; ++i) {
     // A record each, so that what a request waits for gets its turn between them.
     executor_->Schedule(WorkPriority::kBackground, [batch, i] {
