@@ -322,6 +322,22 @@ TEST_F(StoreMoveTest, LeasedBlocksMoveAndStayLeased) {
   EXPECT_EQ(w_.Put(One('y'), 30), 1u);
 }
 
+// What loses its protection is as cold as its last use, also when it was known as protected.
+TEST_F(StoreMoveTest, WhatIsNoLongerProtectedLeavesInItsTurn) {
+  StoreOptions options = Options();
+  options.protected_fraction = 0.05;  // two pages
+  StoreWorld w(30, options, 10);
+  for (const char chain : std::string("abcdefghi")) w.Put(One(chain));
+  w.Use(One('a'));
+  w.Settle();
+  for (const char chain : std::string("fg")) w.Use(One(chain));
+  for (const char chain : std::string("klmn")) w.Put(One(chain));
+  w.Settle();
+  for (const char chain : std::string("hiak")) {
+    EXPECT_EQ(w.store.Inspect(w.space, TestKey(chain, 0))->shards[0].tier, TierKind::kHost);
+  }
+}
+
 TEST_F(StoreMoveTest, BlocksWithDescendantsMove) {
   w_.Put(TestChain('a', 10));
   w_.Settle();
@@ -520,6 +536,28 @@ TEST_F(StorePromotionTest, WhatTheFastTierCannotHoldIsNotPromoted) {
   EXPECT_EQ(w_.executor.queue_depth(), 0u);
 }
 
+// A use while the record is on its way does not ask for anything that outlasts the way.
+TEST_F(StorePromotionTest, ArrivingForgetsWhatWasAsked) {
+  StoreOptions options = Options();
+  options.max_moving_bytes = kTestPage;  // one at a time
+  StoreWorld w(30, options, 10);
+  w.Put(One('0'), 10);
+  for (const char chain : std::string("ab")) w.Put(One(chain));
+  w.store.Drop(w.space, One('0'));
+  for (const char chain : std::string("abab")) w.Use(One(chain));
+  w.store.Maintain();  // b is on its way
+  for (const char chain : std::string("ba")) w.Use(One(chain));
+  w.executor.RunOne();  // b has arrived, a is on its way
+  w.Put(One('x'), 8);
+  Store::Pin pin = w.store.Peek(w.space, 0, TestKey('x', 0));
+  w.executor.RunOne();  // a has arrived, and the tier is full; x cannot leave, so b does
+  w.executor.RunOne();  // b has left, a leaves
+  pin = {};
+  w.store.Drop(w.space, One('x'));
+  w.executor.RunAll();
+  EXPECT_EQ(w.fast_pages(), 0u) << "nothing was used since";
+}
+
 // ---- Spaces of several shards ----
 
 class ShardedMoveTest : public StoreMoveTest {
@@ -617,9 +655,9 @@ TEST(StoreMoveShutdown, WaitsForWhatIsBeingCopied) {
 }
 
 struct OddTiers {
-  explicit OddTiers(std::vector<Tier*> tiers)
-      : store({.high_watermark = 0.8, .low_watermark = 0.5}, std::move(tiers), &clock, &random,
-              &stats, &mover),
+  explicit OddTiers(std::vector<Tier*> tiers, double low_watermark = 0.5)
+      : store({.high_watermark = 0.8, .low_watermark = low_watermark}, std::move(tiers), &clock,
+              &random, &stats, &mover),
         space(store.AddSpace(kDefaultTenant, Fingerprint{1}, {}, kTestTokens)) {}
   void Put(char chain, uint64_t bytes) {
     auto answers = *store.Reserve(space, 0, TestIntents(TestChain(chain, 1)), bytes);
@@ -658,6 +696,27 @@ TEST(StoreMoveTiers, PagesOfDifferentSizes) {
   w.store.DropSpace(w.space);
   EXPECT_EQ(w.store.Snapshot().tenants[0].leased_bytes, 0u);
   EXPECT_EQ(gpu.usage().used_bytes + host.usage().used_bytes, 0u);
+}
+
+// Or protection would end when as many bytes had gone missing as it may cover.
+TEST(StoreMoveTiers, ProtectedBytesFollowThePages) {
+  MemoryTier gpu(5, 256, 1024, TierKind::kGpu), host(100, 64, 1024);
+  OddTiers w({&gpu, &host}, /*low_watermark=*/0);
+  const auto use = [&w](char chain) { (void)w.store.Acquire(w.space, 0, TestKey(chain, 0)); };
+  for (int round = 0; round < 50; ++round) {
+    for (const char chain : std::string("abcde")) w.Put(chain, 100);
+    for (const char chain : std::string("abcde")) use(chain);
+    w.Settle();
+    w.store.DropSpace(w.space);
+  }
+  w.Put('a', 100);
+  use('a');
+  for (const char chain : std::string("bcde")) w.Put(chain, 100);
+  w.Settle();
+  ASSERT_EQ(host.usage().used_bytes, 5 * 128u);
+  w.Put('z', 6400 - 4 * 128);
+  EXPECT_TRUE(w.store.Inspect(w.space, TestKey('a', 0)).ok());
+  EXPECT_FALSE(w.store.Inspect(w.space, TestKey('b', 0)).ok()) << "never used";
 }
 
 TEST(StoreMoveTiers, ThreeTiersPassOn) {
