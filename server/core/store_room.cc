@@ -101,7 +101,7 @@ void Store::Impl::Maintain() {
     absl::MutexLock lock(&mu_);
     above = EvictSome(options_.low_watermark);
   }
-  MoveSome();
+  if (mover_ != nullptr) MoveSome();
 }
 
 bool Store::Impl::Above(size_t tier, double fraction) const {

@@ -19,9 +19,10 @@ void TierQueue::Cool(Item item) {
 
 std::optional<TierQueue::Item> TierQueue::Coldest() {
   while (!waiting_.empty()) {
-    const Item item = waiting_.top().item;
-    if (waiting_.top().key == item.block->heat()) return item;
-    waiting_.UpdateAt(0, EntryOf(item));
+    const Item item = waiting_.top().item();
+    const Entry now = EntryOf(item);
+    if (waiting_.top().key == now.key) return item;
+    waiting_.UpdateAt(0, now);
   }
   return std::nullopt;
 }
@@ -34,7 +35,7 @@ void TierQueue::SetAside(Item item) {
 
 void TierQueue::BringBack() {
   while (!aside_.empty()) {
-    const Item item = aside_.top().item;
+    const Item item = aside_.top().item();
     Remove(item);
     Push(item);
   }

@@ -3,7 +3,7 @@
 // A use costs nothing here: an entry keeps the heat that its block had when it was queued, and is
 // put right when it comes to the top. Heat that falls has to be told (Cool).
 //
-// Only tiers that are not the slowest have one: 24 bytes a record in them.
+// Only tiers that are not the slowest have one: 16 bytes a record in them.
 //
 // Not thread-safe.
 #pragma once
@@ -41,12 +41,17 @@ class TierQueue {
 
  private:
   struct Entry {
+    // The block's heat in fewer bits, and below it the slot: a block's records count to 2^16, and
+    // ticks of a store's life to less than 2^47.
     uint64_t key;
-    Item item;
-    Record& record() const { return item.block->records()[item.slot]; }
-    uint32_t& place() const { return record().queue_position; }
+    Block* block;
+    Item item() const { return {block, static_cast<uint32_t>(key & 0xffff)}; }
+    uint32_t& place() const { return block->records()[item().slot].queue_position; }
   };
-  static Entry EntryOf(Item item) { return {item.block->heat(), item}; }
+  static Entry EntryOf(Item item) {
+    const Block& block = *item.block;
+    return {uint64_t{block.is_protected} << 63 | block.last_use << 16 | item.slot, item.block};
+  }
 
   IndexedHeap<Entry> waiting_;
   IndexedHeap<Entry> aside_;  // those with Record::set_aside
