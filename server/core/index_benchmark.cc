@@ -2,9 +2,9 @@
 //
 // bytes_per_block counts every byte asked of operator new for the store's structures (not the
 // records). Chains is what prompts make: one evictable leaf a prompt; Roots is the worst case for
-// the eviction queue: every block a leaf; RootsInAFastTier is the worst of all: each could move to a
-// slower tier, too. lookup_p50_ms leases a whole prompt of 8,192 blocks; baseline_p50_ms finds the
-// same keys in an absl::flat_hash_map<BlockKey, void*>, in the same run.
+// the eviction queue: every block a leaf; RootsInAFastTier is the worst of all: each could move to
+// a slower tier, too. lookup_p50_ms leases a whole prompt of 8,192 blocks; baseline_p50_ms finds
+// the same keys in an absl::flat_hash_map<BlockKey, void*>, in the same run.
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
