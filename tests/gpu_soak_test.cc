@@ -15,6 +15,7 @@
 #include "server/core/batched_plane_codec.h"
 #include "server/core/testing/recording_stats.h"
 #include "server/core/tiled_plane_codec.h"
+#include "server/tiers/device_mover.h"
 #include "server/tiers/gpu_tier.h"
 #include "server/tiers/host_tier.h"
 #include "tests/testing/kv_data.h"
@@ -57,6 +58,7 @@ class GpuSoakTest : public ::testing::Test {
     gpu_tier_ = *GpuTier::Create(device_.get(), 4 << 20);
     host_tier_ = *HostTier::Create(12 << 20);
     host_tier_->StartPinning(device_.get());
+    mover_ = std::make_unique<DeviceMover>(device_.get(), &pool_);
     store_ = std::make_unique<Store>(StoreOptions{},
                                      std::vector<Tier*>{gpu_tier_.get(), host_tier_.get()}, &clock_,
                                      &random_, &stats_);
@@ -116,8 +118,9 @@ class GpuSoakTest : public ::testing::Test {
   std::vector<std::unique_ptr<Codec>> codecs_;
   std::unique_ptr<GpuTier> gpu_tier_;
   std::unique_ptr<HostTier> host_tier_;
-  std::unique_ptr<Store> store_;
   ThreadPool pool_{6};
+  std::unique_ptr<DeviceMover> mover_;
+  std::unique_ptr<Store> store_;
   TiledPlaneCodec tiled_{CpuCodec(), &pool_, &clock_, &stats_};
   std::unique_ptr<BatchedPlaneCodec> batched_;
   std::unique_ptr<Service> service_;
@@ -134,6 +137,8 @@ TEST_F(GpuSoakTest, EverybodyAtOnce) {
   EXPECT_GT(delivered_, 0u);
   EXPECT_EQ(stats_.totals().checksum_failures, 0u);
   EXPECT_EQ(stats_.totals().permanent_codec_failures, 0u);
+  auto moved = stats_.totals().moved;
+  EXPECT_GT((moved[{TierKind::kGpu, TierKind::kHost}]), 0u) << "records were demoted";
   EXPECT_TRUE(device_->health().ok());
   const ServiceSnapshot end = service_->Snapshot();
   EXPECT_EQ(end.inflight_bytes, 0u);

@@ -14,6 +14,7 @@
 #include "server/obs/metrics.h"
 #include "server/obs/metrics_listener.h"
 #include "server/rpc/convert.h"
+#include "server/tiers/device_mover.h"
 #include "server/tiers/host_tier.h"
 #include "space/fingerprint.h"
 #include "spdlog/spdlog.h"
@@ -52,8 +53,9 @@ struct Daemon::Parts {
   std::shared_ptr<Metrics> metrics;
   Accelerator gpu;
   std::unique_ptr<HostTier> host;
-  std::unique_ptr<Store> store;
   std::unique_ptr<ThreadPool> executor;
+  std::unique_ptr<DeviceMover> mover;  // null with one tier
+  std::unique_ptr<Store> store;
   std::unique_ptr<TiledPlaneCodec> cpu_codec;
   std::unique_ptr<BatchedPlaneCodec> gpu_codec;  // null without a GPU
   std::unique_ptr<Service> service;
@@ -83,9 +85,12 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   for (const Tier* tier : tiers) counted.tiers.push_back(tier->kind());
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
   metrics = std::make_shared<Metrics>(counted);
-  store = std::make_unique<Store>(config.store, tiers, &clock, &random, metrics.get());
   // Threads that wait for the device are none that compute.
   executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size());
+  if (gpu.tier != nullptr) {
+    mover = std::make_unique<DeviceMover>(gpu.device.get(), executor.get());
+  }
+  store = std::make_unique<Store>(config.store, tiers, &clock, &random, metrics.get(), mover.get());
   cpu_codec = std::make_unique<TiledPlaneCodec>(CpuCodec(), executor.get(), &clock, metrics.get());
   if (gpu.device != nullptr) {
     std::vector<Codec*> codecs;

@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/hash/hash.h"
 #include "server/core/ids.h"
+#include "server/core/indexed_heap.h"
 #include "server/core/tier.h"
 #include "space/fingerprint.h"
 
@@ -33,8 +34,15 @@ struct Record {
   Allocation allocation;
   uint64_t bytes = 0;
   uint64_t raw_bytes = 0;  // of the decoded block
+  uint64_t physical_bytes = 0;
+  uint32_t queue_position = kNotQueued;  // of TierQueue
   State state = State::kAbsent;
   uint8_t tier = 0;  // index in the store's list of tiers
+  uint8_t uses = 0;  // as promotion counts them (store_promotion.cc), up to 255
+  // Looked up and not read since: the Get that comes next is the same use.
+  bool awaited : 1 = false;
+  bool set_aside : 1 = false;  // of TierQueue
+  bool moving : 1 = false;
 };
 
 // A block is one of
@@ -52,6 +60,8 @@ struct Block {
   bool is_root() const { return first_position == 0; }
   bool is_ghost() const { return present == 0 && reserved == 0; }
   bool is_leaf() const { return children == 0; }
+  // Orders blocks from those that go first to those that stay longest.
+  uint64_t heat() const { return uint64_t{is_protected} << 63 | last_use; }
 
   BlockKey key;
   Space* space;
@@ -69,7 +79,8 @@ struct Block {
 
   uint32_t children = 0;
   // Why this block may not be evicted, now or after its descendants: one each for being leased,
-  // being pinned, not being visible, and for every child that has an anchor itself.
+  // being pinned, having records on the move, not being visible, and for every child that has an
+  // anchor itself.
   uint32_t anchors = 1;
   uint32_t leases = 0;
   uint32_t pins = 0;
@@ -77,11 +88,11 @@ struct Block {
   uint32_t queue_position = kNotQueued;  // of EvictionQueue
   uint16_t present = 0;                  // records in that state
   uint16_t reserved = 0;
-  bool visible = false;
-  bool is_protected = false;  // of EvictionQueue
-  bool retired = false;
-
-  static constexpr uint32_t kNotQueued = ~uint32_t{0};
+  uint16_t moves = 0;  // records on their way to another tier
+  uint8_t tier = 0;    // the slowest of its records'
+  bool visible : 1 = false;
+  bool is_protected : 1 = false;  // of EvictionQueue
+  bool retired : 1 = false;
 
  private:
   // The only record of an unsharded space; others have theirs out of line.

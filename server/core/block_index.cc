@@ -8,8 +8,8 @@
 
 namespace kvstow {
 
-BlockIndex::BlockIndex(uint64_t hash_seed, EvictionQueue* queue)
-    : hash_seed_(hash_seed), queue_(queue) {}
+BlockIndex::BlockIndex(uint64_t hash_seed, EvictionQueue* queue, size_t tiers)
+    : hash_seed_(hash_seed), queue_(queue), evictable_by_tier_(tiers > 1 ? tiers : 0) {}
 
 BlockIndex::~BlockIndex() {
   for (const auto& space : spaces_) {
@@ -113,7 +113,7 @@ void BlockIndex::Retire(Block* block) {
       Link(child, ghost);
     }
   }
-  if (block->anchors == 0) evictable_bytes_ -= block->physical_bytes;
+  if (block->anchors == 0) SubtractEvictable(*block);
   block->retired = true;
 }
 
@@ -157,13 +157,13 @@ void BlockIndex::AddAnchor(Block* block) {
   // An ancestor that has an anchor already counts this path.
   for (; block != nullptr && block->anchors++ == 0; block = block->parent) {
     queue_->Remove(block);
-    evictable_bytes_ -= block->physical_bytes;
+    SubtractEvictable(*block);
   }
 }
 
 void BlockIndex::DropAnchor(Block* block) {
   for (; block != nullptr && --block->anchors == 0; block = block->parent) {
-    evictable_bytes_ += block->physical_bytes;
+    AddEvictable(*block);
     QueueIfEvictable(block);
   }
 }
@@ -203,8 +203,24 @@ void BlockIndex::Unlink(Block* block) {
 
 void BlockIndex::QueueIfEvictable(Block* block) {
   if (block->visible && block->anchors == 0 && block->is_leaf() &&
-      block->queue_position == Block::kNotQueued) {
+      block->queue_position == kNotQueued) {
     queue_->Insert(block);
+  }
+}
+
+void BlockIndex::AddEvictable(const Block& block) {
+  evictable_bytes_ += block.physical_bytes;
+  if (evictable_by_tier_.empty()) return;
+  for (const Record& record : block.records()) {
+    evictable_by_tier_[record.tier] += record.physical_bytes;
+  }
+}
+
+void BlockIndex::SubtractEvictable(const Block& block) {
+  evictable_bytes_ -= block.physical_bytes;
+  if (evictable_by_tier_.empty()) return;
+  for (const Record& record : block.records()) {
+    evictable_by_tier_[record.tier] -= record.physical_bytes;
   }
 }
 

@@ -25,7 +25,7 @@ namespace kvstow {
 
 class BlockIndex {
  public:
-  BlockIndex(uint64_t hash_seed, EvictionQueue* queue);
+  BlockIndex(uint64_t hash_seed, EvictionQueue* queue, size_t tiers = 1);
   ~BlockIndex();
   BlockIndex(const BlockIndex&) = delete;
   BlockIndex& operator=(const BlockIndex&) = delete;
@@ -51,7 +51,7 @@ class BlockIndex {
   // REQUIRES all records present and the parent visible.
   void MakeVisible(Block* block);
 
-  // A lease or a pin on a visible block begins or ends.
+  // A lease, a pin or a move of a visible block begins or ends.
   void Hold(Block* block) { AddAnchor(block); }
   void Unhold(Block* block) { DropAnchor(block); }
 
@@ -71,6 +71,10 @@ class BlockIndex {
   uint64_t visible_blocks() const { return visible_blocks_; }
   // What evicting all that can be evicted would free.
   uint64_t evictable_bytes() const { return evictable_bytes_; }
+  // And of that, in one tier.
+  uint64_t evictable_bytes_in(size_t tier) const {
+    return evictable_by_tier_.empty() ? evictable_bytes_ : evictable_by_tier_[tier];
+  }
 
  private:
   // Blocks come from chunks: no allocator header each, and neighbours in time are neighbours in
@@ -89,12 +93,15 @@ class BlockIndex {
   void Link(Block* block, Block* parent);
   void Unlink(Block* block);
   void QueueIfEvictable(Block* block);
+  void AddEvictable(const Block& block);
+  void SubtractEvictable(const Block& block);
 
   const uint64_t hash_seed_;
   EvictionQueue* const queue_;
   std::vector<std::unique_ptr<Space>> spaces_;
   uint64_t visible_blocks_ = 0;
   uint64_t evictable_bytes_ = 0;
+  std::vector<uint64_t> evictable_by_tier_;  // empty when there is one tier
   std::vector<std::unique_ptr<PoolSlot[]>> chunks_;
   PoolSlot* free_slots_ = nullptr;
 };

@@ -4,69 +4,19 @@
 
 namespace kvstow {
 
-void LeafHeap::Push(Block* block) {
-  entries_.emplace_back();
-  SiftUp(entries_.size() - 1, {block->last_use, block});
-}
-
-void LeafHeap::Remove(Block* block) {
-  const size_t at = block->queue_position;
-  ABSL_ASSERT(at < entries_.size() && entries_[at].block == block);
-  const Entry last = entries_.back();
-  entries_.pop_back();
-  block->queue_position = Block::kNotQueued;
-  if (at == entries_.size()) return;
-  if (at > 0 && last.last_use < entries_[(at - 1) / 2].last_use) {
-    SiftUp(at, last);
-  } else {
-    SiftDown(at, last);
-  }
-}
-
-void LeafHeap::Update(Block* block) { SiftDown(block->queue_position, {block->last_use, block}); }
-
-void LeafHeap::Place(size_t at, Entry entry) {
-  entries_[at] = entry;
-  entry.block->queue_position = static_cast<uint32_t>(at);
-}
-
-void LeafHeap::SiftUp(size_t at, Entry entry) {
-  while (at > 0) {
-    const size_t above = (at - 1) / 2;
-    if (entries_[above].last_use <= entry.last_use) break;
-    Place(at, entries_[above]);
-    at = above;
-  }
-  Place(at, entry);
-}
-
-void LeafHeap::SiftDown(size_t at, Entry entry) {
-  for (;;) {
-    size_t below = 2 * at + 1;
-    if (below >= entries_.size()) break;
-    if (below + 1 < entries_.size() && entries_[below + 1].last_use < entries_[below].last_use) {
-      ++below;
-    }
-    if (entry.last_use <= entries_[below].last_use) break;
-    Place(at, entries_[below]);
-    at = below;
-  }
-  Place(at, entry);
-}
-
 void EvictionQueue::Insert(Block* block) {
   HeapOf(block).Push(block);
   if (block->is_protected) Rebalance();
 }
 
 void EvictionQueue::Remove(Block* block) {
-  if (block->queue_position != Block::kNotQueued) HeapOf(block).Remove(block);
+  if (block->queue_position != kNotQueued) HeapOf(block).Remove(block);
 }
 
 void EvictionQueue::Touch(Block* block, uint64_t tick) {
   block->last_use = tick;
   if (block->is_protected) {
-    if (block->queue_position != Block::kNotQueued) protected_.Update(block);
+    if (block->queue_position != kNotQueued) HeapOf(block).Update(block);
     return;
   }
   Protect(block);
@@ -74,35 +24,62 @@ void EvictionQueue::Touch(Block* block, uint64_t tick) {
 }
 
 void EvictionQueue::Forget(Block* block) {
-  ABSL_ASSERT(block->queue_position == Block::kNotQueued);
+  ABSL_ASSERT(block->queue_position == kNotQueued);
   if (block->is_protected) protected_bytes_ -= block->physical_bytes;
   block->is_protected = false;
 }
 
+void EvictionQueue::Resize(const Block& block, uint64_t bytes) {
+  ABSL_ASSERT(block.queue_position == kNotQueued);
+  if (block.is_protected) protected_bytes_ += bytes - block.physical_bytes;
+}
+
 Block* EvictionQueue::Victim() const {
-  Block* victim = probation_.Top();
-  return victim != nullptr ? victim : protected_.Top();
+  Block* victim = Coldest(probation_);
+  return victim != nullptr ? victim : Coldest(protected_);
+}
+
+Block* EvictionQueue::VictimIn(size_t tier) const {
+  Block* victim = probation_[tier].Top();
+  return victim != nullptr ? victim : protected_[tier].Top();
+}
+
+size_t EvictionQueue::size() const {
+  size_t size = 0;
+  for (const LeafHeap& heap : probation_) size += heap.size();
+  for (const LeafHeap& heap : protected_) size += heap.size();
+  return size;
+}
+
+Block* EvictionQueue::Coldest(const Segment& segment) {
+  Block* coldest = nullptr;
+  for (const LeafHeap& heap : segment) {
+    Block* top = heap.Top();
+    if (top != nullptr && (coldest == nullptr || top->last_use < coldest->last_use)) coldest = top;
+  }
+  return coldest;
 }
 
 void EvictionQueue::Protect(Block* block) {
-  const bool queued = block->queue_position != Block::kNotQueued;
-  if (queued) probation_.Remove(block);
+  const bool queued = block->queue_position != kNotQueued;
+  if (queued) HeapOf(block).Remove(block);
   block->is_protected = true;
   protected_bytes_ += block->physical_bytes;
-  if (queued) protected_.Push(block);
+  if (queued) HeapOf(block).Push(block);
 }
 
 void EvictionQueue::Demote(Block* block) {
-  const bool queued = block->queue_position != Block::kNotQueued;
-  if (queued) protected_.Remove(block);
+  const bool queued = block->queue_position != kNotQueued;
+  if (queued) HeapOf(block).Remove(block);
   block->is_protected = false;
   protected_bytes_ -= block->physical_bytes;
-  if (queued) probation_.Push(block);
+  if (queued) HeapOf(block).Push(block);
+  if (on_cooled_ != nullptr) on_cooled_(block);
 }
 
 void EvictionQueue::Rebalance() {
   while (protected_bytes_ > protected_cap_) {
-    Block* leaf = protected_.Top();
+    Block* leaf = Coldest(protected_);
     if (leaf == nullptr) return;
     Demote(leaf);
     // What only this leaf is reached through is as cold as it is. Without this the many blocks

@@ -8,7 +8,7 @@
 #include "server/core/batched_plane_codec.h"
 #include "server/core/testing/fake_clock.h"
 #include "server/core/testing/recording_stats.h"
-#include "server/core/testing/stepped_executor.h"
+#include "server/core/testing/step_executor.h"
 #include "server/core/tiled_plane_codec.h"
 #include "space/plane_layout.h"
 #include "tests/testing/kv_data.h"
@@ -103,7 +103,7 @@ class PlaneCodecTest : public ::testing::TestWithParam<bool> {
 
   FakeClock clock_;
   RecordingStats stats_;
-  SteppedExecutor executor_;
+  StepExecutor executor_;
   PlaneLayout layout_;
   FlakyCodec device_;
   TiledPlaneCodec tiled_;
@@ -178,7 +178,7 @@ TEST_P(BatchedPlaneCodecTest, GetsGoBeforePuts) {
   const std::vector<std::byte> encoded = Expected(0, 0).bytes;
   const auto encoding = Encode(0, 0);
   const auto decoding = Decode(encoded, 0);
-  while (decoding->done.empty() && executor_.Step()) {
+  while (decoding->done.empty() && executor_.RunOne()) {
   }
   EXPECT_THAT(device_.encoded_tiles, ElementsAre());
   executor_.RunAll();

@@ -19,7 +19,7 @@ RecordInspection InspectRecord(Store& store, const SpaceContext& space, const Bl
                                const BlockInfo::ShardInfo& where) {
   RecordInspection out;
   out.where = where;
-  const Store::Pin pin = store.Acquire(space.id(), where.shard, key);
+  const Store::Pin pin = store.Peek(space.id(), where.shard, key);
   if (!pin) {
     out.health = absl::NotFoundError("the record went while it was looked at");
     return out;

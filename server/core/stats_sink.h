@@ -55,6 +55,10 @@ class StatsSink {
   virtual void OnRefused(TenantId tenant, Refusal refusal, uint64_t blocks) = 0;
   virtual void OnChecksumFailure(TierKind tier) = 0;
   virtual void OnLeaseExpired(TenantId tenant) = 0;
+  // Records moved between tiers: `bytes` is what was copied.
+  virtual void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) = 0;
+  // Copies that failed; the records stayed in `from`.
+  virtual void OnMoveFailed(TierKind from, TierKind to, uint64_t records) = 0;
 
   virtual void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                        absl::Duration busy) = 0;

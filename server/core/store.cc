@@ -65,8 +65,8 @@ const BlockIntent& Store::Reservation::intent() const { return pending_->intent;
 // ---- Store ----
 
 Store::Store(StoreOptions options, std::vector<Tier*> tiers, const Clock* clock,
-             RandomSource* random, StatsSink* stats)
-    : impl_(std::make_unique<Impl>(options, std::move(tiers), clock, random, stats)) {}
+             RandomSource* random, StatsSink* stats, RecordMover* mover)
+    : impl_(std::make_unique<Impl>(options, std::move(tiers), clock, random, stats, mover)) {}
 
 Store::~Store() = default;
 
@@ -115,6 +115,13 @@ absl::Status Store::Commit(Reservation reservation,
 Store::Pin Store::Acquire(SpaceId space, uint32_t shard, const BlockKey& key) {
   Pin pin;
   pin.block_ = impl_->Acquire(space, shard, key, &pin.slot_);
+  if (pin.block_ != nullptr) pin.store_ = this;
+  return pin;
+}
+
+Store::Pin Store::Peek(SpaceId space, uint32_t shard, const BlockKey& key) {
+  Pin pin;
+  pin.block_ = impl_->Peek(space, shard, key, &pin.slot_);
   if (pin.block_ != nullptr) pin.store_ = this;
   return pin;
 }

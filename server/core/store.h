@@ -9,6 +9,9 @@
 // 3. A leased or pinned block, or one with a child still being put, is never evicted, nor are its
 //    ancestors. A dropped block's memory goes when its last pin does.
 // 4. Physical bytes in a tier never exceed its budget.
+// 5. A record that moves between tiers is whole in one of them at any time, and counts in both
+// while
+//    it is copied. What is pinned does not move.
 //
 // Thread safety: all methods are thread-safe. Pins and Reservations may outlive a call and be moved
 // between threads; they must not outlive the Store.
@@ -38,9 +41,11 @@ namespace kvstow {
 
 struct Block;
 struct PendingCommit;
+class RecordMover;
 
 struct StoreOptions {
-  // Maintain() evicts down to `low` once usage passes `high`, so that Commit seldom has to.
+  // Of each tier's budget. Once usage passes `high`, Maintain() brings it down to `low`: of the
+  // slowest tier by eviction, so that Commit seldom has to; of others by moving records on.
   double high_watermark = 0.95;
   double low_watermark = 0.90;
   // Share of the budget that blocks with at least one hit may keep from newcomers (segmented LRU).
@@ -48,8 +53,14 @@ struct StoreOptions {
   // A block that has waited this long for a shard or its parent is given up.
   absl::Duration incomplete_ttl = absl::Seconds(30);
   absl::Duration max_lease_ttl = absl::Minutes(10);
-  // Of the tier's budget, per tenant.
+  // Of the tiers' budgets together, per tenant.
   double max_leased_fraction = 0.80;
+  // Of records on their way between tiers. One larger than that moves alone.
+  uint64_t max_moving_bytes = uint64_t{64} << 20;
+  // Of the records handed to the mover at a time.
+  uint64_t move_batch_bytes = uint64_t{8} << 20;
+  // Records remembered as asking for a faster tier.
+  size_t max_promotions = 8192;
 };
 
 // A block as a Put announces it.
@@ -93,6 +104,7 @@ struct StoreSnapshot {
   uint64_t incomplete_blocks = 0;  // committed by some shard, not visible yet
   uint64_t pending_blocks = 0;     // reserved by a Put in progress
   uint64_t leases = 0;
+  uint64_t moving_bytes = 0;  // of records on their way between tiers
   absl::Duration oldest_lease_age;
 };
 
@@ -168,9 +180,11 @@ class Store {
     Reservation reservation;               // of kSend
   };
 
-  // `tiers` fastest first; at least one. All pointers outlive the Store.
+  // `tiers` fastest first; at least one. Without a mover records stay where they were put. All
+  // pointers outlive the Store.
   Store(StoreOptions options, std::vector<Tier*> tiers, const Clock* clock, RandomSource* random,
-        StatsSink* stats);
+        StatsSink* stats, RecordMover* mover = nullptr);
+  // Waits for moves in flight: what runs them must still do so.
   ~Store();
   Store(const Store&) = delete;
 
@@ -219,6 +233,8 @@ class Store {
   // ---- Get ----
   // A pin on a visible block's record, or none. Counts as use.
   Pin Acquire(SpaceId space, uint32_t shard, const BlockKey& key);
+  // As Acquire, but no use: whoever looks at the store changes nothing in it.
+  Pin Peek(SpaceId space, uint32_t shard, const BlockKey& key);
   // The record failed its checksum: counts, and removes its block with all descendants.
   void ReportDamage(const Pin& pin);
 
@@ -229,9 +245,11 @@ class Store {
   // NOT_FOUND when it is neither visible nor incomplete.
   absl::StatusOr<BlockInfo> Inspect(SpaceId space, const BlockKey& key) const;
 
-  // Ends leases, gives up incomplete blocks, evicts to the low watermark. Call every 100 ms or so.
+  // Ends leases, gives up incomplete blocks, evicts to the low watermark, starts moves between
+  // tiers (which go on by themselves as long as there is something to move). Call every 100 ms or
+  // so.
   void Maintain();
-  // After this Reserve declines with kDraining.
+  // After this Reserve declines with kDraining, and no move begins.
   void StartDraining();
 
   StoreSnapshot Snapshot() const;

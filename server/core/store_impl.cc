@@ -21,19 +21,30 @@ uint64_t CapacityOf(const std::vector<Tier*>& tiers) {
 }  // namespace
 
 Store::Impl::Impl(const StoreOptions& options, std::vector<Tier*> tiers, const Clock* clock,
-                  RandomSource* random, StatsSink* stats)
+                  RandomSource* random, StatsSink* stats, RecordMover* mover)
     : options_(options),
       tiers_(std::move(tiers)),
       clock_(clock),
       stats_(stats),
+      mover_(mover),
       capacity_bytes_(CapacityOf(tiers_)),
-      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_)),
-      index_(RandomSeed(random), &queue_),
+      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_), tiers_.size()),
+      index_(RandomSeed(random), &queue_, tiers_.size()),
       leases_(random),
-      ledger_(tiers_.size()) {}
+      ledger_(tiers_.size()),
+      fast_(mover != nullptr ? tiers_.size() - 1 : 0),
+      promotions_(options.max_promotions) {
+  if (fast_.empty()) return;
+  queue_.SetOnCooled([this](Block* block) {
+    mu_.AssertHeld();
+    OnCooled(block);
+  });
+}
 
 Store::Impl::~Impl() {
   absl::MutexLock lock(&mu_);
+  draining_ = true;
+  mu_.Await(absl::Condition(this, &Impl::NothingMoves));
   while (auto lease = leases_.TakeExpired(absl::InfiniteFuture())) EndLease(*std::move(lease));
   for (const auto& space : index_.spaces()) {
     for (Block* block : space->blocks) FreeRecords(block);
@@ -67,18 +78,12 @@ StoreEvent Store::Impl::EventOf(const Block& block, StoreEvent::Kind kind) const
   event.key = block.key;
   if (block.parent != nullptr) event.parent = block.parent->key;
   event.first_position = block.first_position;
-  event.tier = SlowestTier(block);
+  event.tier = tiers_[block.tier]->kind();
   return event;
 }
 
 void Store::Impl::Emit(const StoreEvent& event) {
   if (listener_ != nullptr) listener_(event);
-}
-
-TierKind Store::Impl::SlowestTier(const Block& block) const {
-  uint8_t slowest = 0;
-  for (const Record& record : block.records()) slowest = std::max(slowest, record.tier);
-  return tiers_[slowest]->kind();
 }
 
 }  // namespace kvstow

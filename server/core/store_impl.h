@@ -1,6 +1,7 @@
 // Store's state and rules. store.cc forwards here; the rules are in files after what they are
 // about: store_lookup.cc (look-ups, leases), store_put.cc (reservations, commits, visibility),
 // store_room.cc (allocation, eviction, maintenance), store_removal.cc (pins, drops, damage),
+// store_demotion.cc, store_promotion.cc and store_move.cc (what moves between tiers, and how),
 // store_snapshot.cc.
 //
 // Thread safety: public methods lock mu_; the others say that they want it held.
@@ -19,8 +20,11 @@
 #include "server/core/block_index.h"
 #include "server/core/eviction_queue.h"
 #include "server/core/lease_table.h"
+#include "server/core/promotion_queue.h"
+#include "server/core/record_mover.h"
 #include "server/core/store.h"
 #include "server/core/store_ledger.h"
+#include "server/core/tier_queue.h"
 #include "server/core/waiting_blocks.h"
 
 namespace kvstow {
@@ -36,7 +40,7 @@ struct PendingCommit {
 class Store::Impl {
  public:
   Impl(const StoreOptions& options, std::vector<Tier*> tiers, const Clock* clock,
-       RandomSource* random, StatsSink* stats);
+       RandomSource* random, StatsSink* stats, RecordMover* mover);
   ~Impl();
 
   void SetListener(std::function<void(const StoreEvent&)> listener);
@@ -61,6 +65,7 @@ class Store::Impl {
 
   // The block pinned and its record's index, or null.
   Block* Acquire(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot);
+  Block* Peek(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot);
   void Unpin(Block* block);
   void ReportDamage(Block* block, uint32_t slot);
   uint64_t Drop(SpaceId space, std::span<const BlockKey> keys);
@@ -77,6 +82,35 @@ class Store::Impl {
   struct Placement {
     size_t tier = 0;
     Allocation allocation;
+  };
+  // A tier that has a slower one behind it.
+  struct FastTier {
+    TierQueue queue;
+    uint64_t leaving = 0;   // physical bytes of its records on their way out
+    bool demoting = false;  // has passed its high watermark, and not come down to the low one since
+    bool scanning = false;  // the last plan ended before all that might leave was looked at
+  };
+  // A record on its way.
+  struct MovingRecord {
+    Block* block = nullptr;
+    uint32_t slot = 0;
+    uint8_t from = 0, to = 0;  // tiers
+    Allocation source, target;
+    uint64_t bytes = 0;
+    uint64_t target_bytes = 0;  // physical
+    uint64_t previous_use = 0;  // of a promotion's Candidate
+  };
+  using MoveBatch = std::vector<MovingRecord>;
+  // What is being put together to move, under the lock.
+  struct MovePlan {
+    std::vector<MoveBatch> batches;
+    uint64_t batch_bytes = 0;  // of the last of them
+    size_t tries = 256;        // demotions to try yet, so that the lock is not held for long
+  };
+  enum class Attempt {
+    kStarted,
+    kLater,    // something stands in the way that will go
+    kRefused,  // it is not worth what it would cost
   };
 
   // ---- store_lookup.cc ----
@@ -102,7 +136,8 @@ class Store::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Null when no room can be promised.
   std::unique_ptr<PendingCommit> MakePending(Space* space, uint32_t slot, const BlockIntent& intent,
-                                             uint64_t promised) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+                                             uint64_t record_bytes, uint64_t promised)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
                const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -112,19 +147,26 @@ class Store::Impl {
 
   // ---- store_room.cc ----
   uint64_t LargestPhysical(uint64_t record_bytes) const;
-  uint64_t UsedBytes() const;
-  uint64_t FreeBytes() const { return capacity_bytes_ - UsedBytes(); }
+  uint64_t FreeBytes(size_t tier) const;
+  // What is free or could be made so, in all tiers together.
+  uint64_t RoomBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Fits(size_t tier, uint64_t record_bytes) const;
   bool FitsSomeTier(uint64_t record_bytes) const;
+  // The slowest tier that has, or by eviction could be made to have, room for such a record.
+  std::optional<size_t> FindRoom(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED, counted, when no room can be made.
   absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Placement> TryAllocate(uint64_t record_bytes);
-  bool Above(double fraction) const;
-  // A bounded number of evictions while usage is above that fraction. Whether it is worth going on.
+  bool Above(size_t tier, double fraction) const;
+  // A bounded number of evictions while the slowest tier is above that fraction. Whether it is
+  // worth going on.
   bool EvictSome(double fraction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ExpireIncomplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_removal.cc ----
+  Block* PinRecord(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Takes the block's records out of the store and forgets it, unless a Put still needs it. Its
   // visible children must have gone before.
   void Remove(Block* block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -133,20 +175,73 @@ class Store::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountRemoval(const Block& block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FreeRecords(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of a block that is out of the index: when nobody reads or copies them.
+  void FreeRecordsIfUnused(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void DestroyIfUnheld(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_demotion.cc ----
+  // Whether the tier is above that fraction even without what is leaving it.
+  bool StaysAbove(size_t tier, double fraction) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether it will have as much free when what is leaving it has left.
+  bool RoomIsOnItsWay(size_t tier, uint64_t needed) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PlanDemotions(MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // kRefused when nothing that could make room in the next tier is colder.
+  Attempt Demote(TierQueue::Item item, MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Evicts blocks colder than `heat` until the tier has `needed` free bytes; none when they would
+  // not do.
+  bool EvictColder(size_t tier, uint64_t needed, uint64_t heat) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_promotion.cc ----
+  void CountLookup(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountGet(Block* block, uint32_t slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountUse(Block* block, uint32_t slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PlanPromotions(MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // kRefused when it is where it should be, or what is there does not give way to it. `awaited`, by
+  // tier: bytes that become free, and are meant for candidates before this one.
+  Attempt Promote(const Candidate& candidate, std::vector<uint64_t>* awaited, MovePlan* plan)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The fastest tier, faster than its own, that could hold it.
+  std::optional<size_t> PromotionTier(const Record& record) const;
+  bool BelowHigh(size_t tier, uint64_t more, uint64_t leaving) const;
+  // kStarted when the room is there or on its way.
+  Attempt MakeRoomByDemotion(size_t tier, uint64_t needed, const Candidate& candidate,
+                             MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_move.cc ----
+  void MoveSome();
+  // What may start now. Counted as in flight.
+  std::vector<MoveBatch> PlanMoves() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Launch(std::vector<MoveBatch> batches);
+  void FinishBatch(MoveBatch& batch, std::span<const absl::Status> results);
+  // Whether so many bytes more may be in flight.
+  bool MayMove(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A moving block is anchored.
+  void HoldForMove(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void UnholdAfterMove(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // False when the tier has no room. REQUIRES HoldForMove.
+  bool StartMove(TierQueue::Item item, size_t to, uint64_t previous_use, MovePlan* plan)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FinishMove(const MovingRecord& move, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The copy becomes the record.
+  void Switch(const MovingRecord& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool NothingMoves() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return batches_in_flight_ == 0; }
+  // A block becomes visible, or goes.
+  void Track(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Untrack(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnCooled(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_impl.cc ----
   StoreEvent EventOf(const Block& block, StoreEvent::Kind kind) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Emit(const StoreEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Of the block's records: how fast the whole of it is.
-  TierKind SlowestTier(const Block& block) const;
 
   // Constant after construction.
   const StoreOptions options_;
   const std::vector<Tier*> tiers_;
   const Clock* const clock_;
   StatsSink* const stats_;
+  RecordMover* const mover_;
   const uint64_t capacity_bytes_;  // of all tiers
 
   mutable absl::Mutex mu_;
@@ -161,6 +256,11 @@ class Store::Impl {
   uint64_t reservations_ ABSL_GUARDED_BY(mu_) = 0;
   // Sum of the reservations' estimates: room that must not be promised twice.
   uint64_t promised_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  // All tiers but the slowest; empty when nothing moves.
+  std::vector<FastTier> fast_ ABSL_GUARDED_BY(mu_);
+  PromotionQueue promotions_ ABSL_GUARDED_BY(mu_);
+  uint64_t moving_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t batches_in_flight_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace kvstow

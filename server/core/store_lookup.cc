@@ -17,13 +17,17 @@ LookupMatch Store::Impl::Lookup(SpaceId space_id, std::span<const BlockKey> keys
   std::vector<Block*> blocks;
   index_.FindVisiblePrefix(space, keys, &blocks);
   match.tiers.reserve(blocks.size());
-  for (const Block* block : blocks) match.tiers.push_back(SlowestTier(*block));
+  for (const Block* block : blocks) match.tiers.push_back(tiers_[block->tier]->kind());
   if (ttl <= absl::ZeroDuration()) return match;
 
   stats_->OnLookup(space->tenant, blocks.size() * space->block_tokens,
                    (keys.size() - blocks.size()) * space->block_tokens);
   const absl::Time now = clock_->Now();
-  for (Block* block : blocks) Use(block, now);
+  // From the end, so that of two blocks used together the one that more prompts share is the later.
+  for (size_t i = blocks.size(); i-- > 0;) {
+    CountLookup(blocks[i]);
+    Use(blocks[i], now);
+  }
   // A repeated request keeps its lease's id: whichever answer reached the client, it can release.
   LeaseId id = leases_.FindRequest(owner, request_id);
   if (id != kNoLease) EndLease(leases_.Take(id));

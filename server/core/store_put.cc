@@ -1,4 +1,5 @@
 // Store: reservations, commits, and when a block becomes visible.
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -37,7 +38,7 @@ absl::StatusOr<std::vector<Store::ReserveAnswer>> Store::Impl::Reserve(
     answer = Judge(*space, slot, intents[i]);
     if (answer.kind == ReserveAnswer::Kind::kSend && !fits) answer = Declined(Refusal::kTooLarge);
     if (answer.kind == ReserveAnswer::Kind::kSend) {
-      auto pending = MakePending(space, slot, intents[i], promised);
+      auto pending = MakePending(space, slot, intents[i], record_bytes, promised);
       if (pending == nullptr) {
         answer = Declined(Refusal::kFull);
       } else {
@@ -112,7 +113,7 @@ Store::ReserveAnswer Store::Impl::Judge(const Space& space, uint32_t slot,
 
 std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t slot,
                                                         const BlockIntent& intent,
-                                                        uint64_t promised) {
+                                                        uint64_t record_bytes, uint64_t promised) {
   Block* block = index_.Find(space, intent.key);
   if (block == nullptr) block = index_.Create(space, intent.key, intent.first_position);
   if (block->is_ghost() && !block->is_root()) {
@@ -125,7 +126,10 @@ std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t s
   auto pending = std::make_unique<PendingCommit>(
       PendingCommit{.intent = intent, .block = block, .slot = slot, .promised_bytes = promised});
   // Asked only now: the new block keeps its ancestors, which are no room to be made any more.
-  if (FreeBytes() + index_.evictable_bytes() >= promised_bytes_) return pending;
+  if (RoomBytes() >= promised_bytes_ &&
+      (tiers_.size() == 1 || FindRoom(record_bytes).has_value())) {
+    return pending;
+  }
   Forget(*pending);
   return nullptr;
 }
@@ -176,9 +180,11 @@ void Store::Impl::Publish(const PendingCommit& pending, Placement placement, uin
   record.allocation = std::move(placement.allocation);
   record.bytes = bytes;
   record.raw_bytes = meta.raw_bytes;
+  record.physical_bytes = tiers_[placement.tier]->PhysicalBytes(bytes);
   record.tier = static_cast<uint8_t>(placement.tier);
   record.state = Record::State::kPresent;
-  block->physical_bytes += tiers_[placement.tier]->PhysicalBytes(bytes);
+  block->physical_bytes += record.physical_bytes;
+  block->tier = std::max(block->tier, record.tier);
   --block->reserved;
   ++block->present;
   --reservations_;
@@ -206,11 +212,11 @@ void Store::Impl::RevealOne(Block* block) {
   block->last_use = ++tick_;
   block->last_use_nanos = absl::ToUnixNanos(clock_->Now());
   index_.MakeVisible(block);
+  Track(block);
   const TenantId tenant = block->space->tenant;
   ++ledger_.tenant(tenant).visible_blocks;
   for (const Record& record : block->records()) {
-    const Tier& tier = *tiers_[record.tier];
-    stats_->OnStored(tenant, tier.kind(), 1, tier.PhysicalBytes(record.bytes));
+    stats_->OnStored(tenant, tiers_[record.tier]->kind(), 1, record.physical_bytes);
   }
   StoreEvent event = EventOf(*block, StoreEvent::Kind::kStored);
   event.k = quality.k;

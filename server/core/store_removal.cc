@@ -7,12 +7,25 @@ namespace kvstow {
 
 Block* Store::Impl::Acquire(SpaceId space_id, uint32_t shard, const BlockKey& key, uint32_t* slot) {
   absl::MutexLock lock(&mu_);
+  Block* block = PinRecord(space_id, shard, key, slot);
+  if (block == nullptr) return nullptr;
+  CountGet(block, *slot);
+  Use(block, clock_->Now());
+  return block;
+}
+
+Block* Store::Impl::Peek(SpaceId space_id, uint32_t shard, const BlockKey& key, uint32_t* slot) {
+  absl::MutexLock lock(&mu_);
+  return PinRecord(space_id, shard, key, slot);
+}
+
+Block* Store::Impl::PinRecord(SpaceId space_id, uint32_t shard, const BlockKey& key,
+                              uint32_t* slot) {
   const Space* space = index_.FindSpace(space_id);
   if (space == nullptr) return nullptr;
   const size_t found = space->SlotOf(shard);
   Block* block = index_.Find(space, key);
   if (found == space->shards.size() || block == nullptr || !block->visible) return nullptr;
-  Use(block, clock_->Now());
   if (block->pins++ == 0) index_.Hold(block);
   *slot = static_cast<uint32_t>(found);
   return block;
@@ -22,7 +35,7 @@ void Store::Impl::Unpin(Block* block) {
   absl::MutexLock lock(&mu_);
   if (--block->pins > 0) return;
   if (block->retired) {
-    FreeRecords(block);
+    FreeRecordsIfUnused(block);
     DestroyIfUnheld(block);
   } else {
     index_.Unhold(block);
@@ -85,8 +98,9 @@ void Store::Impl::Remove(Block* block, RemovalReason reason) {
   TenantAccount& account = ledger_.tenant(block->space->tenant);
   --account.visible_blocks;
   if (block->leases > 0) account.leased_bytes -= block->physical_bytes;
+  Untrack(block);
   index_.Retire(block);
-  if (block->pins == 0) FreeRecords(block);
+  FreeRecordsIfUnused(block);
   DestroyIfUnheld(block);
   Emit(event);
 }
@@ -95,26 +109,32 @@ void Store::Impl::CountRemoval(const Block& block, RemovalReason reason) {
   for (const Record& record : block.records()) {
     if (record.state != Record::State::kPresent) continue;
     ledger_.RemoveRecord(record);
-    const Tier& tier = *tiers_[record.tier];
-    stats_->OnRemoved(block.space->tenant, tier.kind(), reason, 1,
-                      tier.PhysicalBytes(record.bytes));
+    stats_->OnRemoved(block.space->tenant, tiers_[record.tier]->kind(), reason, 1,
+                      record.physical_bytes);
   }
 }
 
 void Store::Impl::FreeRecords(Block* block) {
   for (Record& record : block->records()) {
     if (record.state != Record::State::kPresent) continue;
-    Tier& tier = *tiers_[record.tier];
-    ledger_.tenant(block->space->tenant).physical_bytes -= tier.PhysicalBytes(record.bytes);
-    tier.Free(record.allocation);
+    ledger_.tenant(block->space->tenant).physical_bytes -= std::exchange(record.physical_bytes, 0);
+    tiers_[record.tier]->Free(record.allocation);
+    record.tier = 0;
     record.state = Record::State::kAbsent;
   }
   block->present = 0;
   block->physical_bytes = 0;
+  block->tier = 0;
+}
+
+void Store::Impl::FreeRecordsIfUnused(Block* block) {
+  if (block->pins == 0 && block->moves == 0) FreeRecords(block);
 }
 
 void Store::Impl::DestroyIfUnheld(Block* block) {
-  if (block->retired && block->pins == 0 && block->leases == 0) index_.Destroy(block);
+  if (block->retired && block->pins == 0 && block->leases == 0 && block->moves == 0) {
+    index_.Destroy(block);
+  }
 }
 
 }  // namespace kvstow

@@ -216,6 +216,28 @@ TEST_F(StoreRemovalTest, SnapshotSaysWhatThereIs) {
   EXPECT_EQ(s.leases, 1u);
 }
 
+TEST(StorePeek, PinsAndIsNoUse) {
+  StoreWorld w(10);
+  w.Put(TestChain('a', 1));
+  w.clock.Advance(absl::Seconds(5));
+  {
+    const Store::Pin pin = w.store.Peek(w.space, 0, TestKey('a', 0));
+    ASSERT_TRUE(pin);
+    w.store.Drop(w.space, TestChain('a', 1));
+    EXPECT_EQ(w.used_pages(), 1u) << "pinned";
+  }
+  EXPECT_EQ(w.used_pages(), 0u);
+  w.Put(TestChain('b', 1));
+  w.clock.Advance(absl::Seconds(5));
+  (void)w.store.Peek(w.space, 0, TestKey('b', 0));
+  const auto info = w.store.Inspect(w.space, TestKey('b', 0));
+  ASSERT_TRUE(info.ok());
+  EXPECT_EQ(info->hits, 0u);
+  EXPECT_EQ(info->idle, absl::Seconds(5));
+  EXPECT_FALSE(w.store.Peek(w.space, 0, TestKey('x', 0)));
+  EXPECT_FALSE(w.store.Peek(w.space, 7, TestKey('b', 0)));
+}
+
 // A record goes to the fastest tier with room; what the store holds is bounded by both.
 TEST(StoreTiers, FastestWithRoomFirst) {
   FakeClock clock;

@@ -18,13 +18,19 @@ namespace kvstow {
 namespace {
 
 constexpr uint32_t kShards = 2;
-constexpr uint32_t kPages = 120;
+constexpr uint32_t kPages = 120;  // of all tiers
+constexpr uint64_t kMovingPages = 12;
 constexpr uint32_t kDocuments = 5;
 
 // What everybody shares.
 struct Cluster {
-  explicit Cluster(uint32_t seed)
-      : random(seed), world(kPages, {.max_lease_ttl = absl::Seconds(30)}) {
+  Cluster(uint32_t seed, uint32_t fast_pages)
+      : random(seed),
+        world(kPages - fast_pages,
+              {.max_lease_ttl = absl::Seconds(30),
+               .max_moving_bytes = kMovingPages * kTestPage,
+               .move_batch_bytes = 4 * kTestPage},
+              fast_pages) {
     world.space = world.store.AddSpace(kDefaultTenant, Fingerprint{7}, {0, 1}, kTestTokens);
     world.store.SetListener([this](const StoreEvent& event) { OnEvent(event); });
   }
@@ -163,9 +169,10 @@ void CheckInvariants(Cluster& cluster) {
   StoreWorld& world = cluster.world;
   const StoreSnapshot snapshot = world.store.Snapshot();
   ASSERT_LE(world.used_pages(), kPages);
+  ASSERT_LE(snapshot.moving_bytes, kMovingPages * kTestPage);
   ASSERT_EQ(snapshot.visible_blocks, cluster.seen.size());
   for (const TenantSnapshot& tenant : snapshot.tenants) {
-    ASSERT_EQ(tenant.physical_bytes, world.tier.usage().used_bytes);
+    ASSERT_EQ(tenant.physical_bytes, world.used_pages() * kTestPage);
     ASSERT_LE(tenant.leased_bytes, 0.8 * kPages * kTestPage);
   }
   for (const auto& [key, parent] : cluster.seen) {
@@ -175,14 +182,29 @@ void CheckInvariants(Cluster& cluster) {
   }
 }
 
+// Copies between tiers, as slow as the seed wants them, and at times failing.
+class Copier : public Actor {
+ public:
+  explicit Copier(Cluster& cluster) : cluster_(cluster) {}
+  void Step() override {
+    cluster_.world.executor.RunOne();
+    cluster_.world.mover.SetFailing(cluster_.random() % 10 == 0);
+  }
+  void Die() override {}
+
+ private:
+  Cluster& cluster_;
+};
+
 // The log of events.
-std::string Simulate(uint32_t seed, int steps) {
-  Cluster cluster(seed);
+std::string Simulate(uint32_t seed, int steps, uint32_t fast_pages = 0) {
+  Cluster cluster(seed, fast_pages);
   std::vector<std::unique_ptr<Actor>> actors;
   for (uint8_t i = 0; i < 3 * kShards; ++i) {
     actors.push_back(std::make_unique<RankWorker>(cluster, i + 1, i % kShards));
   }
   actors.push_back(std::make_unique<Scheduler>(cluster, 100));
+  for (int i = 0; fast_pages > 0 && i < 3; ++i) actors.push_back(std::make_unique<Copier>(cluster));
   for (int step = 0; step < steps && !testing::Test::HasFailure(); ++step) {
     Actor& actor = *actors[cluster.random() % actors.size()];
     if (cluster.random() % 40 == 0) {
@@ -196,13 +218,19 @@ std::string Simulate(uint32_t seed, int steps) {
   }
   for (const auto& actor : actors) actor->Die();
   cluster.world.clock.Advance(absl::Seconds(31));
-  cluster.world.store.Maintain();
+  cluster.world.Settle();
   const StoreSnapshot end = cluster.world.store.Snapshot();
   EXPECT_EQ(end.leases + end.pending_blocks + end.incomplete_blocks, 0u);
-  EXPECT_EQ(end.tiers[0].blocks, kShards * end.visible_blocks);
+  uint64_t records = 0;
+  for (const TierSnapshot& tier : end.tiers) records += tier.blocks;
+  EXPECT_EQ(records, kShards * end.visible_blocks);
+  EXPECT_EQ(end.moving_bytes, 0u);
   EXPECT_GT(cluster.world.stats.removed(RemovalReason::kEvicted), 0u);
   EXPECT_GT(cluster.world.stats.removed(RemovalReason::kIncomplete), 0u);
   EXPECT_GT(cluster.world.stats.totals().hit_tokens, 0u);
+  auto moved = cluster.world.stats.totals().moved;
+  EXPECT_EQ(fast_pages > 0, (moved[{TierKind::kGpu, TierKind::kHost}] > 0));
+  EXPECT_EQ(fast_pages > 0, (moved[{TierKind::kHost, TierKind::kGpu}] > 0));
   return cluster.log;
 }
 
@@ -213,12 +241,23 @@ TEST_P(StoreSimulation, HoldsItsInvariants) {
   Simulate(GetParam(), 8000);
 }
 
+TEST_P(StoreSimulation, HoldsItsInvariantsWithTwoTiers) {
+  SCOPED_TRACE(testing::Message() << "seed " << GetParam());
+  Simulate(GetParam(), 8000, /*fast_pages=*/40);
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, StoreSimulation, testing::Range(1u, 9u));
 
 TEST(StoreSimulationRepeats, SameSeedSameEvents) {
   const std::string log = Simulate(1, 3000);
   EXPECT_FALSE(log.empty());
   EXPECT_EQ(log, Simulate(1, 3000));
+}
+
+TEST(StoreSimulationRepeats, SameSeedSameEventsWithTwoTiers) {
+  const std::string log = Simulate(1, 3000, /*fast_pages=*/40);
+  EXPECT_FALSE(log.empty());
+  EXPECT_EQ(log, Simulate(1, 3000, /*fast_pages=*/40));
 }
 
 }  // namespace

@@ -24,11 +24,10 @@ absl::StatusOr<BlockInfo> Store::Impl::Inspect(SpaceId space_id, const BlockKey&
   const std::span<const Record> records = block->records();
   for (size_t i = 0; i < records.size(); ++i) {
     if (records[i].state != Record::State::kPresent) continue;
-    const Tier& tier = *tiers_[records[i].tier];
     info.shards.push_back({.shard = space->shards[i],
-                           .tier = tier.kind(),
+                           .tier = tiers_[records[i].tier]->kind(),
                            .record_bytes = records[i].bytes,
-                           .physical_bytes = tier.PhysicalBytes(records[i].bytes)});
+                           .physical_bytes = records[i].physical_bytes});
   }
   return info;
 }
@@ -55,6 +54,7 @@ StoreSnapshot Store::Impl::Snapshot() const {
   snapshot.incomplete_blocks = waiting_.size();
   snapshot.pending_blocks = reservations_;
   snapshot.leases = leases_.size();
+  snapshot.moving_bytes = moving_bytes_;
   const absl::Time now = clock_->Now();
   for (const auto& [id, lease] : leases_.leases()) {
     snapshot.oldest_lease_age = std::max(snapshot.oldest_lease_age, now - lease->granted);

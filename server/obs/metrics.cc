@@ -48,6 +48,9 @@ struct Metrics::PerTier {
   Gauge *capacity, *physical, *record, *logical, *blocks;
   Counter* checksum_failures;
 };
+struct Metrics::PerMove {
+  Counter *moves, *bytes, *failures;
+};
 struct Metrics::PerPlaneKind {
   Histogram *error, *rank;
   Counter *tiles, *tiles_raw;
@@ -65,6 +68,7 @@ struct Metrics::PerMethod {
 Metrics::Metrics(MetricsConfig config) : config_(std::move(config)) {
   AddTenants();
   AddTiers();
+  AddMoves();
   AddPlaneKinds();
   AddMethods();
   AddDevices();
@@ -174,6 +178,30 @@ void Metrics::AddTiers() {
     *t = {&capacity.Add(labels), &physical.Add(labels), &record.Add(labels),
           &logical.Add(labels),  &blocks.Add(labels),   &failures.Add(labels)};
     tiers_[kind] = std::move(t);
+  }
+}
+
+void Metrics::AddMoves() {
+  auto& moves = BuildCounter()
+                    .Name("kvstow_tier_moves_total")
+                    .Help("Records moved from one tier to another")
+                    .Register(registry_);
+  auto& bytes = BuildCounter()
+                    .Name("kvstow_tier_moved_bytes_total")
+                    .Help("Bytes of the records moved from one tier to another")
+                    .Register(registry_);
+  auto& failures = BuildCounter()
+                       .Name("kvstow_tier_move_failures_total")
+                       .Help("Copies between tiers that failed; the records stayed where they were")
+                       .Register(registry_);
+  for (TierKind from : config_.tiers) {
+    for (TierKind to : config_.tiers) {
+      if (from == to) continue;
+      const prometheus::Labels labels = {{"from", Str(Name(from))}, {"to", Str(Name(to))}};
+      auto m = std::make_unique<PerMove>();
+      *m = {&moves.Add(labels), &bytes.Add(labels), &failures.Add(labels)};
+      moves_[{from, to}] = std::move(m);
+    }
   }
 }
 
@@ -310,6 +338,8 @@ Metrics::PerTenant& Metrics::tenant(TenantId id) const {
 
 Metrics::PerTier& Metrics::tier(TierKind kind) const { return *tiers_.at(kind); }
 
+Metrics::PerMove& Metrics::move(TierKind from, TierKind to) const { return *moves_.at({from, to}); }
+
 void Metrics::OnLookup(TenantId id, uint64_t hit_tokens, uint64_t miss_tokens) {
   tenant(id).hit_tokens->Increment(static_cast<double>(hit_tokens));
   tenant(id).miss_tokens->Increment(static_cast<double>(miss_tokens));
@@ -343,6 +373,15 @@ void Metrics::OnChecksumFailure(TierKind kind) {
 }
 
 void Metrics::OnLeaseExpired(TenantId id) { tenant(id).expired_leases->Increment(); }
+
+void Metrics::OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) {
+  move(from, to).moves->Increment(static_cast<double>(records));
+  move(from, to).bytes->Increment(static_cast<double>(bytes));
+}
+
+void Metrics::OnMoveFailed(TierKind from, TierKind to, uint64_t records) {
+  move(from, to).failures->Increment(static_cast<double>(records));
+}
 
 void Metrics::OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                       absl::Duration busy) {

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "prometheus/collectable.h"
@@ -64,6 +65,8 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   void OnRefused(TenantId tenant, Refusal refusal, uint64_t blocks) override;
   void OnChecksumFailure(TierKind tier) override;
   void OnLeaseExpired(TenantId tenant) override;
+  void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) override;
+  void OnMoveFailed(TierKind from, TierKind to, uint64_t records) override;
   void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                absl::Duration busy) override;
   void OnCodecFailure(absl::string_view device, bool permanent) override;
@@ -79,12 +82,14 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
  private:
   struct PerTenant;
   struct PerTier;
+  struct PerMove;
   struct PerPlaneKind;
   struct PerMethod;
   struct PerDevice;
 
   void AddTenants();
   void AddTiers();
+  void AddMoves();
   void AddPlaneKinds();
   void AddMethods();
   void AddDevices();
@@ -92,11 +97,13 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   void SetGauges(const Gauges& gauges) const;
   PerTenant& tenant(TenantId id) const;
   PerTier& tier(TierKind kind) const;
+  PerMove& move(TierKind from, TierKind to) const;
 
   const MetricsConfig config_;
   mutable prometheus::Registry registry_;
   std::vector<std::unique_ptr<PerTenant>> tenants_;
   std::map<TierKind, std::unique_ptr<PerTier>> tiers_;
+  std::map<std::pair<TierKind, TierKind>, std::unique_ptr<PerMove>> moves_;  // by from and to
   std::unique_ptr<PerPlaneKind> k_, v_;
   std::map<std::string, std::unique_ptr<PerMethod>> methods_;
   prometheus::Family<prometheus::Counter>* calls_ = nullptr;

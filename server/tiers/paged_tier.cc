@@ -52,4 +52,11 @@ void PagedTier::Free(const Allocation& allocation) {
   pages_.Free(allocation);
 }
 
+std::vector<std::span<std::byte>> PagedTier::Pieces(const Allocation& allocation,
+                                                    uint64_t bytes) const {
+  std::vector<std::span<std::byte>> pieces;
+  ForPieces(allocation, 0, bytes, [&](std::byte* at, uint64_t n) { pieces.emplace_back(at, n); });
+  return pieces;
+}
+
 }  // namespace kvstow

@@ -3,8 +3,12 @@
 // Thread safety: as Tier says.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <span>
+#include <vector>
 
+#include "absl/base/macros.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -22,6 +26,9 @@ class PagedTier : public Tier {
   uint64_t PhysicalBytes(uint64_t record_bytes) const override;
   absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
   void Free(const Allocation& allocation) override;
+
+  // Where the first `bytes` of a record lie, in order: addresses in the tier's own memory.
+  std::vector<std::span<std::byte>> Pieces(const Allocation& allocation, uint64_t bytes) const;
 
  protected:
   // The whole pages of a capacity. INVALID_ARGUMENT when there is none, or more than 32 bits count.

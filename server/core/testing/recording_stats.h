@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -19,6 +20,7 @@ class RecordingStats : public StatsSink {
     std::map<RemovalReason, uint64_t> removed_blocks, removed_bytes;
     std::map<Refusal, uint64_t> refused;
     uint64_t checksum_failures = 0, leases_expired = 0;
+    std::map<std::pair<TierKind, TierKind>, uint64_t> moved, moved_bytes, moves_failed;
     std::map<CodecDirection, uint64_t> codec_bytes;
     uint64_t passing_codec_failures = 0, permanent_codec_failures = 0;
     uint64_t encoded_records = 0, encoded_bytes = 0, encoded_entries = 0;
@@ -71,6 +73,15 @@ class RecordingStats : public StatsSink {
   void OnCodecFailure(absl::string_view, bool permanent) override {
     absl::MutexLock lock(&mu_);
     ++(permanent ? totals_.permanent_codec_failures : totals_.passing_codec_failures);
+  }
+  void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) override {
+    absl::MutexLock lock(&mu_);
+    totals_.moved[{from, to}] += records;
+    totals_.moved_bytes[{from, to}] += bytes;
+  }
+  void OnMoveFailed(TierKind from, TierKind to, uint64_t records) override {
+    absl::MutexLock lock(&mu_);
+    totals_.moves_failed[{from, to}] += records;
   }
   void OnCodec(CodecDirection direction, absl::string_view, uint64_t raw_bytes,
                absl::Duration) override {

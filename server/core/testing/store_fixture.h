@@ -12,8 +12,10 @@
 #include "server/core/store.h"
 #include "server/core/testing/fake_clock.h"
 #include "server/core/testing/fake_random.h"
+#include "server/core/testing/flaky_mover.h"
 #include "server/core/testing/memory_tier.h"
 #include "server/core/testing/recording_stats.h"
+#include "server/core/testing/step_executor.h"
 
 namespace kvstow {
 
@@ -46,11 +48,20 @@ inline std::vector<BlockIntent> TestIntents(const std::vector<BlockKey>& keys, u
 }
 
 struct StoreWorld {
-  explicit StoreWorld(uint32_t pages, StoreOptions options = {})
+  // With `fast_pages` there is a faster tier before `tier`. What moves does so when the executor is
+  // stepped.
+  explicit StoreWorld(uint32_t pages, StoreOptions options = {}, uint32_t fast_pages = 0)
       : tier(pages, kTestPage, 1024),
-        store(options, {&tier}, &clock, &random, &stats),
+        fast(fast_pages, kTestPage, 1024, TierKind::kGpu),
+        store(options,
+              fast_pages > 0 ? std::vector<Tier*>{&fast, &tier} : std::vector<Tier*>{&tier}, &clock,
+              &random, &stats, &mover),
         space(store.AddSpace(kDefaultTenant, Fingerprint{1}, {0}, kTestTokens)) {
     store.SetListener([this](const StoreEvent& event) { events.push_back(event); });
+  }
+  ~StoreWorld() {
+    store.StartDraining();
+    executor.RunAll();
   }
 
   using Answer = Store::ReserveAnswer;
@@ -90,12 +101,22 @@ struct StoreWorld {
   void Use(const std::vector<BlockKey>& keys) {
     (void)store.Release(kDefaultTenant, Lookup(keys).lease);
   }
-  uint64_t used_pages() const { return tier.usage().used_bytes / kTestPage; }
+  // Of all tiers.
+  uint64_t used_pages() const { return slow_pages() + fast_pages(); }
+  uint64_t slow_pages() const { return tier.usage().used_bytes / kTestPage; }
+  uint64_t fast_pages() const { return fast.usage().used_bytes / kTestPage; }
+  // Maintains the store, and lets all that then moves arrive.
+  void Settle() {
+    store.Maintain();
+    executor.RunAll();
+  }
 
   FakeClock clock;
   FakeRandom random;
   RecordingStats stats;
-  MemoryTier tier;
+  MemoryTier tier, fast;
+  StepExecutor executor;
+  FlakyMover mover{&executor};
   Store store;
   SpaceId space;
   SessionId session{{9}};

@@ -1,0 +1,117 @@
+// Store: what moves to a faster tier because it is used.
+//
+// A use asks for promotion from the second one in a record's life on, so that a prompt that comes
+// back once does not push out what comes back often. A Get after a Lookup of the same block is the
+// same use. What asks moves to the fastest tier that can hold it when that stays below its high
+// watermark; or takes the place of records there that are colder, which are demoted first.
+//
+// What has been moved is not moved back before it is used again: only a use asks. And a record that
+// is in use gives way only to one that has been used twice since its own last use, so that a
+// working set larger than the tier does not turn over in it.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "server/core/store_impl.h"
+
+namespace kvstow {
+namespace {
+
+// Candidates looked at in one go, under the lock.
+constexpr size_t kCandidates = 512;
+constexpr uint8_t kUsesToAsk = 2;
+
+bool GivesWay(const Block& block, const Candidate& candidate) {
+  if (&block == candidate.block || block.heat() >= candidate.block->heat()) return false;
+  return !block.is_protected || block.last_use < candidate.previous_use;
+}
+
+}  // namespace
+
+void Store::Impl::CountUse(Block* block, uint32_t slot) {
+  Record& record = block->records()[slot];
+  if (record.uses < std::numeric_limits<uint8_t>::max()) ++record.uses;
+  if (record.tier > 0 && record.uses >= kUsesToAsk) {
+    promotions_.Add({block, slot, /*previous_use=*/block->last_use});
+  }
+}
+
+void Store::Impl::CountLookup(Block* block) {
+  if (fast_.empty()) return;
+  for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
+    CountUse(block, slot);
+    block->records()[slot].awaited = true;
+  }
+}
+
+void Store::Impl::CountGet(Block* block, uint32_t slot) {
+  if (fast_.empty()) return;
+  Record& record = block->records()[slot];
+  if (!record.awaited) CountUse(block, slot);
+  record.awaited = false;
+}
+
+void Store::Impl::PlanPromotions(MovePlan* plan) {
+  // Of each tier, what has been found for candidates that wait for it to become free.
+  std::vector<uint64_t> awaited(fast_.size(), 0);
+  for (const Candidate& candidate : promotions_.Newest(kCandidates)) {
+    // Room made for one before it may have cost it its block.
+    if (!promotions_.Contains(candidate.block, candidate.slot)) continue;
+    if (!MayMove(candidate.block->records()[candidate.slot].bytes)) return;
+    if (Promote(candidate, &awaited, plan) != Attempt::kLater) {
+      promotions_.Remove(candidate.block, candidate.slot);
+    }
+  }
+}
+
+Store::Impl::Attempt Store::Impl::Promote(const Candidate& candidate,
+                                          std::vector<uint64_t>* awaited, MovePlan* plan) {
+  Block* block = candidate.block;
+  const Record& record = block->records()[candidate.slot];
+  if (block->pins > 0 || record.moving) return Attempt::kLater;
+  const std::optional<size_t> to = PromotionTier(record);
+  if (!to.has_value()) return Attempt::kRefused;
+  const uint64_t needed = tiers_[*to]->PhysicalBytes(record.bytes) + (*awaited)[*to];
+  const Attempt room = MakeRoomByDemotion(*to, needed, candidate, plan);
+  if (room != Attempt::kStarted) return room;
+  if (BelowHigh(*to, needed, /*leaving=*/0)) {
+    HoldForMove(block);
+    if (RoomBytes() >= promised_bytes_ + needed &&
+        StartMove({block, candidate.slot}, *to, candidate.previous_use, plan)) {
+      return Attempt::kStarted;
+    }
+    UnholdAfterMove(block);
+    return Attempt::kLater;
+  }
+  (*awaited)[*to] = needed;
+  return Attempt::kLater;
+}
+
+std::optional<size_t> Store::Impl::PromotionTier(const Record& record) const {
+  for (size_t i = 0; i < record.tier; ++i) {
+    const double high = options_.high_watermark * tiers_[i]->usage().capacity_bytes;
+    if (Fits(i, record.bytes) && tiers_[i]->PhysicalBytes(record.bytes) <= high) return i;
+  }
+  return std::nullopt;
+}
+
+bool Store::Impl::BelowHigh(size_t tier, uint64_t more, uint64_t leaving) const {
+  const TierUsage usage = tiers_[tier]->usage();
+  return usage.used_bytes - leaving + more <= options_.high_watermark * usage.capacity_bytes;
+}
+
+Store::Impl::Attempt Store::Impl::MakeRoomByDemotion(size_t tier, uint64_t needed,
+                                                     const Candidate& candidate, MovePlan* plan) {
+  FastTier& fast = fast_[tier];
+  while (!BelowHigh(tier, needed, fast.leaving)) {
+    const auto coldest = fast.queue.Coldest();
+    if (!coldest.has_value() || !GivesWay(*coldest->block, candidate)) return Attempt::kRefused;
+    if (plan->tries == 0 || !MayMove(coldest->block->records()[coldest->slot].bytes)) {
+      return Attempt::kLater;
+    }
+    if (Demote(*coldest, plan) != Attempt::kStarted) fast.queue.SetAside(*coldest);
+  }
+  return Attempt::kStarted;
+}
+
+}  // namespace kvstow

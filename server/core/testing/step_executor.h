@@ -1,0 +1,58 @@
+// An executor that runs nothing by itself: tests step it. Thread-safe.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/core/executor.h"
+
+namespace kvstow {
+
+class StepExecutor : public Executor {
+ public:
+  void Schedule(WorkPriority priority, absl::AnyInvocable<void()> work) override {
+    absl::MutexLock lock(&mu_);
+    queues_[priority].push_back(std::move(work));
+    ++queued_;
+  }
+  size_t concurrency() const override { return 1; }
+  size_t queue_depth() const override {
+    absl::MutexLock lock(&mu_);
+    return queued_;
+  }
+
+  // The piece of work that is next, on the caller's stack. False when there is none.
+  bool RunOne() {
+    absl::AnyInvocable<void()> work = Pop();
+    if (!work) return false;
+    work();
+    return true;
+  }
+  // Also what is scheduled meanwhile.
+  void RunAll() {
+    while (RunOne()) {
+    }
+  }
+
+ private:
+  absl::AnyInvocable<void()> Pop() {
+    absl::MutexLock lock(&mu_);
+    for (auto& [priority, queue] : queues_) {
+      if (queue.empty()) continue;
+      auto work = std::move(queue.front());
+      queue.pop_front();
+      --queued_;
+      return work;
+    }
+    return nullptr;
+  }
+
+  mutable absl::Mutex mu_;
+  std::map<WorkPriority, std::deque<absl::AnyInvocable<void()>>> queues_ ABSL_GUARDED_BY(mu_);
+  size_t queued_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace kvstow
