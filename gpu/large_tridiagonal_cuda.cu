@@ -1,0 +1,154 @@
+// Gram matrix and tridiagonal form for p above 128 (192, 256, 512): blocks of 64 x 64 of the Gram
+// matrix, then one block a tile on a matrix in device memory, in plain steps.
+#include "gpu/elements.cuh"
+#include "gpu/householder.cuh"
+#include "gpu/kernels.h"
+#include "gpu/large_tridiagonal.h"
+#include "gpu/round_slots.cuh"
+
+namespace kvstow::gpu {
+namespace {
+
+constexpr uint32_t kThreads = 256;
+constexpr uint32_t kSide = 16;   // threads a side
+constexpr uint32_t kChunk = 16;  // long-side entries in shared memory at a time
+constexpr uint32_t kLargeThreads = 1024;
+constexpr uint32_t kLargeP = 512;
+
+// 64 x 64 of the Gram matrix a block.
+__global__ void __launch_bounds__(kThreads)
+    LargeGramKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ float rows[kChunk][64], cols[kChunk][64];
+  const uint32_t p = b.p, blocks = p / 64;
+  const uint32_t count = SlotCount(b, round);
+  const uint32_t i0 = blockIdx.y / blocks * 64, j0 = blockIdx.y % blocks * 64;
+  const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
+  for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
+    const uint32_t slot = SlotAt(b, round, at);
+    if (b.slots[slot].finite == 0) continue;
+    const float* y = (b.slots[slot].deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
+    float acc[4][4] = {};
+    for (uint32_t first = 0; first < b.q; first += kChunk) {
+      __syncthreads();
+      for (uint32_t i = threadIdx.x; i < kChunk * 64; i += kThreads) {
+        if (b.tokens_short != 0) {
+          const uint32_t k = i / 64, j = i % 64;
+          rows[k][j] = y[size_t{first + k} * p + i0 + j];
+          cols[k][j] = y[size_t{first + k} * p + j0 + j];
+        } else {
+          const uint32_t j = i / kChunk, k = i % kChunk;
+          rows[k][j] = y[size_t{i0 + j} * b.n + first + k];
+          cols[k][j] = y[size_t{j0 + j} * b.n + first + k];
+        }
+      }
+      __syncthreads();
+      for (uint32_t k = 0; k < kChunk; ++k) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+          for (uint32_t j = 0; j < 4; ++j) {
+            acc[i][j] = fmaf(rows[k][ty + 16 * i], cols[k][tx + 16 * j], acc[i][j]);
+          }
+        }
+      }
+    }
+    float* g = b.gram + size_t{slot} * p * p;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) {
+        g[size_t{i0 + ty + 16 * i} * p + j0 + tx + 16 * j] = acc[i][j];
+      }
+    }
+  }
+}
+
+// Full matrix in device memory; the update of the step before runs with the product. A warp takes
+// rows, so that reads are lines and products end in one reduction.
+__global__ void __launch_bounds__(kLargeThreads, 1)
+    LargeTridiagonalKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ float v[kLargeP], w[kLargeP], x[kLargeP], y[kLargeP];
+  __shared__ float room[kLargeThreads / kWarp];
+  const uint32_t p = b.p, count = SlotCount(b, round);
+  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
+    const uint32_t slot = SlotAt(b, round, at);
+    if (b.slots[slot].finite == 0) continue;
+    float* g = b.gram + size_t{slot} * p * p;
+    float* diag = b.tri + size_t{slot} * 3 * p;
+    float* off = diag + p;
+    float* beta = off + p;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < p; i += kLargeThreads) v[i] = w[i] = 0;
+    __syncthreads();
+    for (uint32_t s = p - 1; s >= 1; --s) {
+      float* row = g + size_t{s} * p;
+      // The row with the pending update; diagonal included.
+      const float v_s = v[s], w_s = w[s];
+      float squares = 0;
+      for (uint32_t c = threadIdx.x; c <= s; c += kLargeThreads) {
+        const float e = row[c] - v_s * w[c] - w_s * v[c];
+        x[c] = e;
+        if (c + 1 < s) squares = fmaf(e, e, squares);
+      }
+      const float sigma = BlockSum(squares, room);
+      const float alpha = x[s - 1];
+      float length = 0, head = 0, factor = 0;
+      const bool eliminate = sigma >= kNegligible;
+      if (eliminate) {
+        length = sqrtf(fmaf(alpha, alpha, sigma));
+        head = alpha < 0 ? alpha - length : alpha + length;
+        factor = 2.0f / fmaf(head, head, sigma);
+      }
+      if (threadIdx.x == 0) {
+        diag[s] = x[s];
+        off[s - 1] = eliminate ? (alpha < 0 ? length : -length) : alpha;
+        beta[s] = factor;
+      }
+      __syncthreads();
+      for (uint32_t c = threadIdx.x; c <= s; c += kLargeThreads) {
+        const float e = !eliminate || c == s ? 0.0f : c + 1 == s ? head : x[c];
+        x[c] = e;
+        if (c < s) row[c] = e;
+      }
+      __syncthreads();
+      for (uint32_t i = warp; i < s; i += kLargeThreads / kWarp) {
+        float* a = g + size_t{i} * p;
+        const float v_i = v[i], w_i = w[i];
+        float sum = 0;
+        for (uint32_t c = lane; c < s; c += kWarp) {
+          const float e = a[c] - v_i * w[c] - w_i * v[c];
+          a[c] = e;
+          sum = fmaf(e, x[c], sum);
+        }
+        sum = WarpSum(sum);
+        if (lane == 0) y[i] = sum;
+      }
+      __syncthreads();
+      float dot = 0;
+      for (uint32_t c = threadIdx.x; c < s; c += kLargeThreads) dot = fmaf(x[c], y[c], dot);
+      const float half = 0.5f * factor * BlockSum(dot, room);
+      for (uint32_t c = threadIdx.x; c < s; c += kLargeThreads) {
+        v[c] = x[c];
+        w[c] = (y[c] - x[c] * half) * factor;
+      }
+      if (threadIdx.x == 0) v[s] = w[s] = 0;
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+      diag[0] = g[0] - 2 * v[0] * w[0];
+      beta[0] = 0;
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchLargeTridiagonalise(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
+  const uint32_t grid = BlocksOfRound(b, round);
+  LargeGramKernel<<<dim3(grid, b.p / 64 * (b.p / 64)), kThreads, 0, stream>>>(b, round);
+  LargeTridiagonalKernel<<<grid, kLargeThreads, 0, stream>>>(b, round);
+  return cudaGetLastError();
+}
+
+}  // namespace kvstow::gpu
