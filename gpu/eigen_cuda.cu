@@ -353,6 +353,14 @@ __device__ float SolveTwisted(const Arrays& arrays, uint32_t p, uint32_t vector,
   return gamma / norm;
 }
 
+// A load that is waited for where its value is used, not where it is made conditional.
+__device__ __forceinline__ void LoadIf(bool condition, const float* from, float& value) {
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.f32 %0, [%1]; }"
+               : "+f"(value)
+               : "l"(from), "r"(static_cast<uint32_t>(condition))
+               : "memory");
+}
+
 // z[i] = Q z[i] for kTogether vectors. A lane holds kPieces elements of each, and reads reflectors
 // kAhead rows before they are used.
 template <uint32_t kPieces>
@@ -364,9 +372,11 @@ __device__ void BackTransform(const float* g, const float* beta, uint32_t p, flo
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
       const uint32_t c = lane + kWarp * i;
-      row[i] = s < p && c < s ? g[size_t{s} * p + c] : 0.0f;
+      row[i] = 0;
+      LoadIf(s < p && c < s, g + size_t{s} * p + c, row[i]);
     }
-    beta_s = s < p ? beta[s] : 0.0f;
+    beta_s = 0;
+    LoadIf(s < p, beta + s, beta_s);
   };
 #pragma unroll
   for (uint32_t j = 0; j < kTogether; ++j) {
@@ -593,7 +603,7 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
 }
 
 template <uint32_t kPieces>
-__global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 16 : 4)
+__global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 12 : 4)
     EigenKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
   extern __shared__ __align__(16) float memory[];
   __shared__ Room room;

@@ -61,27 +61,45 @@ __device__ inline void MultiplyAdd(float& c0, float& c1, float& c2, float& c3,
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The thread's entry of the short side, kChunk values along the long one.
+// Copies a chunk as it is, ahead of its turn: the thread's entry of the short side, kChunk values
+// along the long one. A thread waits for its own copies only.
+using Raw = float4[kChunk / 4][kThreads];
+
+template <uint32_t kBytes>
+__device__ inline void CopyAsync(float* to, const float* from) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(kBytes)
+               : "memory");
+}
+
 template <uint32_t kP>
-__device__ inline void LoadChunk(const EncodeBatch& b, const float* y, uint32_t first,
-                                 float (&x)[kChunk]) {
+__device__ inline void CopyChunk(const EncodeBatch& b, const float* y, uint32_t first, Raw* raw) {
   const uint32_t i = threadIdx.x;
-  if (i >= kP) return;
-  if (b.tokens_short != 0) {
+  if (i < kP && first < b.q) {
+    float* to = reinterpret_cast<float*>(&(*raw)[0][i]);
+    if (b.tokens_short != 0) {
 #pragma unroll
-    for (uint32_t k = 0; k < kChunk; ++k) x[k] = y[size_t{first + k} * kP + i];
-  } else {
-    const float4* from = reinterpret_cast<const float4*>(y + size_t{i} * b.n + first);
+      for (uint32_t k = 0; k < kChunk; ++k) {
+        CopyAsync<4>(to + k / 4 * 4 * kThreads + k % 4, y + (first + k) * kP + i);
+      }
+    } else {
 #pragma unroll
-    for (uint32_t k = 0; k < kChunk; k += 4) {
-      const float4 four = from[k / 4];
-      x[k] = four.x, x[k + 1] = four.y, x[k + 2] = four.z, x[k + 3] = four.w;
+      for (uint32_t k = 0; k < kChunk; k += 4) {
+        CopyAsync<16>(to + k * kThreads, y + i * b.n + first + k);
+      }
     }
   }
+  asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 // Returns whether the thread's values have a lo.
-__device__ inline bool StoreHalves(const float (&x)[kChunk], Halves* halves) {
+__device__ inline bool StoreHalves(const Raw& raw, Halves* halves) {
+  float x[kChunk];
+#pragma unroll
+  for (uint32_t k = 0; k < kChunk; k += 4) {
+    const float4 four = raw[k / 4][threadIdx.x];
+    x[k] = four.x, x[k + 1] = four.y, x[k + 2] = four.z, x[k + 3] = four.w;
+  }
   uint32_t hi[kChunk / 2], lo[kChunk / 2], any = 0;
 #pragma unroll
   for (uint32_t k = 0; k < kChunk; k += 2) {
@@ -104,49 +122,66 @@ __device__ inline bool StoreHalves(const float (&x)[kChunk], Halves* halves) {
   return any != 0;
 }
 
+// Adds a chunk's products.
+template <uint32_t kP, bool kWithLo>
+__device__ __forceinline__ void MultiplyChunk(const Halves& halves, float (&a)[4][32]) {
+  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const uint32_t half_row = lane % 8, half_block = lane / 8;
+  // Rows: fragments 16 i.. of the warp's 32, entries 0..7 and 8..15 of the chunk.
+  uint32_t rows_hi[2][4], rows_lo[2][4];
+#pragma unroll
+  for (uint32_t i = 0; i < 2; ++i) {
+    const uint32_t at = warp * (32 * kHalfRowBytes + kHalfPadBytes) +
+                        (16 * i + half_block % 2 * 8 + half_row) * kHalfRowBytes +
+                        half_block / 2 * 16;
+    LoadMatrices(rows_hi[i], halves.hi + at);
+    if (kWithLo) LoadMatrices(rows_lo[i], halves.lo + at);
+  }
+#pragma unroll
+  for (uint32_t c = 0; c < (kP + 7) / 8; ++c) {
+    // Column 2 t + e of a fragment is entry 8 c + 4 e + t.
+    const uint32_t entry = 8 * c + 4 * (half_row % 2) + half_row / 2;
+    const uint32_t at = HalfRow(entry) + half_block % 2 * 16;
+    uint32_t columns[4];  // hi of both halves of the chunk, lo of both
+    LoadMatrices(columns, (half_block < 2 ? halves.hi : halves.lo) + at);
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      float& c0 = a[2 * i][2 * c];
+      float& c1 = a[2 * i][2 * c + 1];
+      float& c2 = a[2 * i + 1][2 * c];
+      float& c3 = a[2 * i + 1][2 * c + 1];
+      MultiplyAdd(c0, c1, c2, c3, rows_hi[i], columns[0], columns[1]);
+      if (kWithLo) {
+        MultiplyAdd(c0, c1, c2, c3, rows_hi[i], columns[2], columns[3]);
+        MultiplyAdd(c0, c1, c2, c3, rows_lo[i], columns[0], columns[1]);
+      }
+    }
+  }
+}
+
 // Thread (warp w, g = lane / 4, t = lane % 4) holds rows w + 4 g + 32 r and columns t + 4 c as
 // a[r][c]: which entry of the short side a row of a fragment stands for is ours to choose.
 template <uint32_t kP>
-__device__ __forceinline__ void FormGram(const EncodeBatch& b, const float* y, Halves* halves,
-                                         float (&a)[4][32]) {
-  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const uint32_t half_row = lane % 8, half_block = lane / 8;
-  float x[kChunk] = {};
-  LoadChunk<kP>(b, y, 0, x);
-  for (uint32_t first = 0; first < b.q; first += kChunk) {
-    __syncthreads();
-    const bool any = StoreHalves(x, halves);
-    const bool with_lo = __syncthreads_or(any) != 0;
-    if (first + kChunk < b.q) LoadChunk<kP>(b, y, first + kChunk, x);
-    // Rows: fragments 16 r.. of the warp's 32, entries 0..7 and 8..15 of the chunk.
-    uint32_t rows_hi[2][4], rows_lo[2][4];
+__device__ __forceinline__ void FormGram(const EncodeBatch& b, const float* y, Raw (&raw)[2],
+                                         Halves* halves, float (&a)[4][32]) {
+  if (threadIdx.x >= kP) {
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t at = warp * (32 * kHalfRowBytes + kHalfPadBytes) +
-                          (16 * i + half_block % 2 * 8 + half_row) * kHalfRowBytes +
-                          half_block / 2 * 16;
-      LoadMatrices(rows_hi[i], halves->hi + at);
-      if (with_lo) LoadMatrices(rows_lo[i], halves->lo + at);
+    for (uint32_t k = 0; k < kChunk / 4; ++k) {
+      raw[0][k][threadIdx.x] = raw[1][k][threadIdx.x] = make_float4(0, 0, 0, 0);
     }
-#pragma unroll
-    for (uint32_t c = 0; c < (kP + 7) / 8; ++c) {
-      // Column 2 t + e of a fragment is entry 8 c + 4 e + t.
-      const uint32_t entry = 8 * c + 4 * (half_row % 2) + half_row / 2;
-      const uint32_t at = HalfRow(entry) + half_block % 2 * 16;
-      uint32_t columns[4];  // hi of both halves of the chunk, lo of both
-      LoadMatrices(columns, (half_block < 2 ? halves->hi : halves->lo) + at);
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        float& c0 = a[2 * i][2 * c];
-        float& c1 = a[2 * i][2 * c + 1];
-        float& c2 = a[2 * i + 1][2 * c];
-        float& c3 = a[2 * i + 1][2 * c + 1];
-        MultiplyAdd(c0, c1, c2, c3, rows_hi[i], columns[0], columns[1]);
-        if (with_lo) {
-          MultiplyAdd(c0, c1, c2, c3, rows_hi[i], columns[2], columns[3]);
-          MultiplyAdd(c0, c1, c2, c3, rows_lo[i], columns[0], columns[1]);
-        }
-      }
+  }
+  CopyChunk<kP>(b, y, 0, &raw[0]);
+  uint32_t turn = 0;
+  for (uint32_t first = 0; first < b.q; first += kChunk, turn ^= 1) {
+    CopyChunk<kP>(b, y, first + kChunk, &raw[turn ^ 1]);
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    __syncthreads();
+    const bool any = StoreHalves(raw[turn], halves);
+    const bool with_lo = __syncthreads_or(any) != 0;
+    if (with_lo) {
+      MultiplyChunk<kP, true>(*halves, a);
+    } else {
+      MultiplyChunk<kP, false>(*halves, a);
     }
   }
   constexpr float kUnscale = 1 / (kSplitScale * kSplitScale);
@@ -174,8 +209,22 @@ __device__ inline uint32_t ColumnPlace(uint32_t i) {
   return c / 4 * 16 + c / 8 * 4 + t * 4 + c % 4;
 }
 
+// Where results of a tile of side kP lie.
+template <uint32_t kP>
 struct Outputs {
-  float *g, *diag, *off, *beta;
+  float* g;    // [p, p]: reflectors
+  float* tri;  // [3, p]: diagonal, off-diagonal, factors of the reflectors
+
+  __device__ void Write(const Reflector& r, uint32_t m, float row_m) const {
+    tri[m] = row_m - 2 * r.head * r.w_m;
+    tri[kP + m] = r.off;
+    tri[2 * kP + m + 1] = r.factor;
+  }
+  // Of the last row, which no step writes.
+  __device__ void Begin(float last) const {
+    tri[kP - 1] = last;
+    tri[2 * kP] = 0;
+  }
 };
 
 // The update of the step before, on rows below 32 kRows and columns below 16 kGroups.
@@ -222,10 +271,9 @@ __device__ __forceinline__ float SpreadSums(const float (&sums)[4], uint32_t t) 
 
 // Eliminates rows m + 1 for m from `top` down to `bottom`. x_own is the thread's entry of row
 // top + 1 and becomes that of row `bottom`.
-template <uint32_t kRows, uint32_t kGroups>
-__device__ __forceinline__ void Eliminate(float (&a)[4][32], StepVectors& step, uint32_t p,
-                                          uint32_t top, uint32_t bottom, const Outputs& out,
-                                          float& x_own) {
+template <uint32_t kP, uint32_t kRows, uint32_t kGroups>
+__device__ __forceinline__ void Eliminate(float (&a)[4][32], StepVectors& step, uint32_t top,
+                                          uint32_t bottom, const Outputs<kP>& out, float& x_own) {
   const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const uint32_t g = lane / 4, t = lane % 4;
   const uint32_t own = warp + 4 * g + 32 * t, own_place = ColumnPlace(own);
@@ -260,12 +308,8 @@ __device__ __forceinline__ void Eliminate(float (&a)[4][32], StepVectors& step, 
     step.w_columns[own_place] = e.w;
     step.v_rows[threadIdx.x] = e.v;
     step.w_rows[threadIdx.x] = e.w;
-    if (own <= m) out.g[size_t{m + 1} * p + own] = e.v;
-    if (own == m) {
-      out.off[m] = r.off;
-      out.beta[m + 1] = r.factor;
-      out.diag[m] = row_m - 2 * r.head * r.w_m;
-    }
+    if (own <= m) out.g[(m + 1) * kP + own] = e.v;
+    if (own == m) out.Write(r, m, row_m);
     __syncthreads();
   }
 }
@@ -273,16 +317,16 @@ __device__ __forceinline__ void Eliminate(float (&a)[4][32], StepVectors& step, 
 // Steps with the columns below 16 kGroups active, and all that follow.
 template <uint32_t kP, uint32_t kGroups>
 __device__ __forceinline__ void EliminateFrom(float (&a)[4][32], StepVectors& step,
-                                              const Outputs& out, float& x_own) {
+                                              const Outputs<kP>& out, float& x_own) {
   constexpr uint32_t kTop = kGroups * 16 < kP ? kGroups * 16 - 1 : kP - 2;
-  Eliminate<(kGroups + 1) / 2, kGroups>(a, step, kP, kTop, kGroups * 16 - 16, out, x_own);
+  Eliminate<kP, (kGroups + 1) / 2, kGroups>(a, step, kTop, kGroups * 16 - 16, out, x_own);
   if constexpr (kGroups * 16 - 16 > kTail) EliminateFrom<kP, kGroups - 1>(a, step, out, x_own);
 }
 
 // The last row becomes x; nothing is pending.
 template <uint32_t kP>
 __device__ __forceinline__ float TakeLastRow(const float (&a)[4][32], StepVectors& step,
-                                             const Outputs& out) {
+                                             const Outputs<kP>& out) {
   const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const uint32_t g = lane / 4, t = lane % 4;
   const uint32_t own = warp + 4 * g + 32 * t, own_place = ColumnPlace(own);
@@ -292,10 +336,7 @@ __device__ __forceinline__ float TakeLastRow(const float (&a)[4][32], StepVector
   }
   __syncthreads();
   const float x = own < kP - 1 ? step.row[own_place] : 0.0f;
-  if (own == kP - 1) {
-    out.diag[own] = step.row[own_place];
-    out.beta[0] = 0;
-  }
+  if (own == kP - 1) out.Begin(step.row[own_place]);
   step.x_columns[own_place] = x;
   step.v_columns[own_place] = step.w_columns[own_place] = 0;
   step.v_rows[threadIdx.x] = step.w_rows[threadIdx.x] = 0;
@@ -312,6 +353,7 @@ __device__ inline uint32_t TailPlace(uint32_t row_block, uint32_t group, uint32_
 template <uint32_t kP>
 __global__ void __launch_bounds__(kThreads, 3)
     FrontKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+  __shared__ Raw raw[2];
   __shared__ __align__(16) Halves halves;
   __shared__ __align__(16) StepVectors step;
   const uint32_t count = SlotCount(b, round);
@@ -321,10 +363,9 @@ __global__ void __launch_bounds__(kThreads, 3)
     if (state.finite == 0) continue;
     const float* y = (state.deflated > 0 ? b.deflated : b.x) + size_t{slot} * b.n * b.d;
     float* g = b.gram + size_t{slot} * kP * kP;
-    float* diag = b.tri + size_t{slot} * 3 * kP;
-    const Outputs out = {g, diag, diag + kP, diag + 2 * kP};
+    const Outputs<kP> out = {g, b.tri + size_t{slot} * 3 * kP};
     float a[4][32] = {};
-    FormGram<kP>(b, y, &halves, a);
+    FormGram<kP>(b, y, raw, &halves, a);
     if constexpr (kP > kTail) {
       float x = TakeLastRow<kP>(a, step, out);
       EliminateFrom<kP, (kP + 15) / 16>(a, step, out, x);
@@ -377,9 +418,9 @@ __device__ __forceinline__ float2 SpreadTailSums(const float (&sums)[kRows], uin
 
 // Eliminates rows m + 1 for m from `top` down to 8 kRows - 8; thread (g, t) holds rows g + 8 r and
 // columns t + 4 c.
-template <uint32_t kRows>
-__device__ __forceinline__ void EliminateTail(float (&a)[8][16], TailVectors& step, uint32_t p,
-                                              uint32_t top, const Outputs& out, float (&x_own)[2]) {
+template <uint32_t kP, uint32_t kRows>
+__device__ __forceinline__ void EliminateTail(float (&a)[8][16], TailVectors& step, uint32_t top,
+                                              const Outputs<kP>& out, float (&x_own)[2]) {
   constexpr uint32_t kGroups = (kRows + 1) / 2, kBottom = 8 * kRows - 8;
   const uint32_t lane = threadIdx.x, g = lane / 4, t = lane % 4;
   const uint32_t own = g + 16 * t;  // and 8 more
@@ -448,25 +489,21 @@ __device__ __forceinline__ void EliminateTail(float (&a)[8][16], TailVectors& st
     step.w_columns[next_place] = e1.w;
     *reinterpret_cast<float2*>(step.v_rows + own_row) = make_float2(e0.v, e1.v);
     *reinterpret_cast<float2*>(step.w_rows + own_row) = make_float2(e0.w, e1.w);
-    float* reflector = out.g + size_t{m + 1} * p;
+    float* reflector = out.g + (m + 1) * kP;
     if (own <= m) reflector[own] = e0.v;
     if (own + 8 <= m) reflector[own + 8] = e1.v;
-    if (lane == 0) {
-      out.off[m] = r.off;
-      out.beta[m + 1] = r.factor;
-      out.diag[m] = row_m - 2 * r.head * r.w_m;
-    }
+    if (lane == 0) out.Write(r, m, row_m);
     __syncwarp();
   }
 }
 
-template <uint32_t kRows>
-__device__ __forceinline__ void EliminateTailFrom(float (&a)[8][16], TailVectors& step, uint32_t p,
-                                                  uint32_t top, const Outputs& out,
+template <uint32_t kP, uint32_t kRows>
+__device__ __forceinline__ void EliminateTailFrom(float (&a)[8][16], TailVectors& step,
+                                                  uint32_t top, const Outputs<kP>& out,
                                                   float (&x_own)[2]) {
-  EliminateTail<kRows>(a, step, p, top, out, x_own);
+  EliminateTail<kP, kRows>(a, step, top, out, x_own);
   if constexpr (kRows > 1) {
-    EliminateTailFrom<kRows - 1>(a, step, p, 8 * kRows - 9, out, x_own);
+    EliminateTailFrom<kP, kRows - 1>(a, step, 8 * kRows - 9, out, x_own);
   }
 }
 
@@ -488,24 +525,24 @@ __device__ __forceinline__ void LoadTail(const float* matrix, float (&a)[8][16])
   }
 }
 
+template <uint32_t kP>
 __global__ void __launch_bounds__(kWarp, 10)
     TailKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
   __shared__ __align__(16) TailVectors step;
-  const uint32_t count = SlotCount(b, round), p = b.p;
+  const uint32_t count = SlotCount(b, round);
   const uint32_t lane = threadIdx.x, g = lane / 4, t = lane % 4;
   for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
     const uint32_t slot = SlotAt(b, round, at);
     if (b.slots[slot].finite == 0) continue;
-    float* matrix = b.gram + size_t{slot} * p * p;
-    float* diag = b.tri + size_t{slot} * 3 * p;
-    const Outputs out = {matrix, diag, diag + p, diag + 2 * p};
+    float* matrix = b.gram + size_t{slot} * kP * kP;
+    const Outputs<kP> out = {matrix, b.tri + size_t{slot} * 3 * kP};
     float a[8][16];
     LoadTail(matrix, a);
     __syncwarp();
     uint32_t top = kTail - 1;
     float x_own[2];
-    if (p > kTail) {
-      const float* x = matrix + size_t{kTail} * p;
+    if (kP > kTail) {
+      const float* x = matrix + kTail * kP;
       x_own[0] = x[g + 16 * t];
       x_own[1] = x[g + 16 * t + 8];
     } else {
@@ -519,8 +556,7 @@ __global__ void __launch_bounds__(kWarp, 10)
       x_own[0] = step.row[TailColumnPlace(g + 16 * t)];
       x_own[1] = step.row[TailColumnPlace(g + 16 * t + 8)];
       if (lane == kWarp - 1) {
-        out.diag[kTail - 1] = x_own[1];
-        out.beta[0] = 0;
+        out.Begin(x_own[1]);
         x_own[1] = 0;
       }
     }
@@ -531,7 +567,7 @@ __global__ void __launch_bounds__(kWarp, 10)
       step.v_columns[i] = step.w_columns[i] = step.v_rows[i] = step.w_rows[i] = 0;
     }
     __syncwarp();
-    EliminateTailFrom<8>(a, step, p, top, out, x_own);
+    EliminateTailFrom<kP, 8>(a, step, top, out, x_own);
   }
 }
 
@@ -539,7 +575,7 @@ template <uint32_t kP>
 cudaError_t LaunchOf(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
   const uint32_t grid = BlocksOfRound(b, round);
   FrontKernel<kP><<<grid, kThreads, 0, stream>>>(b, round);
-  TailKernel<<<grid, kWarp, 0, stream>>>(b, round);
+  TailKernel<kP><<<grid, kWarp, 0, stream>>>(b, round);
   return cudaGetLastError();
 }
 
