@@ -39,17 +39,18 @@ struct Room {
 };
 
 // Those of p. `steps` holds a row's diagonal and the square of the off-diagonal before it, both
-// over the norm; pivots and z are for vectors, after the eigenvalues.
+// over the norm; the others are for vectors, after the eigenvalues.
 struct Arrays {
   float* diag;
   float* off;
-  float* pivots;  // [2 * kBatch, p + 1]
+  float* pivots;  // [2 * kBatch, p + 1], then the ring of reflectors
+  float* beta;    // [p]
   float* z;       // [kBatch, p]
   float2* steps;  // [p], in the place of z
 };
 
 __host__ __device__ inline uint32_t ArrayFloats(uint32_t p) {
-  return 2 * p + 2 * kBatch * (p + 1) + kBatch * p;
+  return 3 * p + 2 * kBatch * (p + 1) + kBatch * p;
 }
 
 // above[i] = eigenvalues above shifts[i]. The Sturm sequence itself, p_i = (d_i - s) p_{i-1} -
@@ -353,50 +354,51 @@ __device__ float SolveTwisted(const Arrays& arrays, uint32_t p, uint32_t vector,
   return gamma / norm;
 }
 
-// A load that is waited for where its value is used, not where it is made conditional.
-__device__ __forceinline__ void LoadIf(bool condition, const float* from, float& value) {
-  asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.f32 %0, [%1]; }"
-               : "+f"(value)
-               : "l"(from), "r"(static_cast<uint32_t>(condition))
-               : "memory");
+// Reflectors on their way to shared memory: a ring of kRing rows, copied kGroup rows at a time.
+constexpr uint32_t kRing = 16, kGroup = 4;
+
+// Row s of the reflectors, entries past the reflector's as zeros; nothing past the last row.
+__device__ inline void CopyReflectors(const float* g, uint32_t p, uint32_t first, float* ring) {
+  for (uint32_t s = first; s < first + kGroup; ++s) {
+    for (uint32_t c = 4 * threadIdx.x; s < p && c < p; c += 4 * kWarp) {
+      const uint32_t bytes = c < s ? min(s - c, 4u) * sizeof(float) : 0;
+      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(ring + s % kRing * p + c));
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                   "l"(g + size_t{s} * p + c), "r"(bytes)
+                   : "memory");
+    }
+  }
+  asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// z[i] = Q z[i] for kTogether vectors. A lane holds kPieces elements of each, and reads reflectors
-// kAhead rows before they are used.
+// z[i] = Q z[i] for kTogether vectors. A lane holds kPieces elements of each, four in a row.
 template <uint32_t kPieces>
-__device__ void BackTransform(const float* g, const float* beta, uint32_t p, float* z) {
-  constexpr uint32_t kTogether = 4, kAhead = kPieces <= 4 ? 4 : 1;
+__device__ void BackTransform(const float* g, const float* beta, uint32_t p, float* ring,
+                              float* z) {
+  constexpr uint32_t kTogether = 4;
   const uint32_t lane = threadIdx.x;
-  float x[kTogether][kPieces], ahead[kAhead][kPieces], factor[kAhead];
-  const auto load = [&](uint32_t s, float(&row)[kPieces], float& beta_s) {
-#pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t c = lane + kWarp * i;
-      row[i] = 0;
-      LoadIf(s < p && c < s, g + size_t{s} * p + c, row[i]);
-    }
-    beta_s = 0;
-    LoadIf(s < p, beta + s, beta_s);
-  };
+  const auto place = [&](uint32_t i) { return i / 4 * 4 * kWarp + 4 * lane + i % 4; };
+  float x[kTogether][kPieces];
 #pragma unroll
   for (uint32_t j = 0; j < kTogether; ++j) {
 #pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t c = lane + kWarp * i;
-      x[j][i] = c < p ? z[j * p + c] : 0.0f;
-    }
+    for (uint32_t i = 0; i < kPieces; ++i) x[j][i] = place(i) < p ? z[j * p + place(i)] : 0.0f;
   }
-#pragma unroll
-  for (uint32_t a = 0; a < kAhead; ++a) load(1 + a, ahead[a], factor[a]);
+  __syncwarp();
+  for (uint32_t s = 0; s < kRing; s += kGroup) CopyReflectors(g, p, s, ring);
   const bool high16 = (lane & 16) != 0, high8 = (lane & 8) != 0;
-  for (uint32_t first = 1; first < p; first += kAhead) {
-#pragma unroll
-    for (uint32_t a = 0; a < kAhead; ++a) {
+  for (uint32_t first = 0; first < p; first += kGroup) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kRing / kGroup - 1) : "memory");
+    __syncwarp();
+    for (uint32_t s = max(first, 1u); s < first + kGroup; ++s) {
+      const float beta_s = beta[s];
       float v[kPieces], sums[kTogether] = {};
-      const float beta_s = factor[a];
 #pragma unroll
-      for (uint32_t i = 0; i < kPieces; ++i) v[i] = ahead[a][i];
-      load(first + a + kAhead, ahead[a], factor[a]);
+      for (uint32_t i = 0; i < kPieces; i += 4) {
+        float4 four = make_float4(0, 0, 0, 0);
+        if (place(i) < p) four = *reinterpret_cast<const float4*>(ring + s % kRing * p + place(i));
+        v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+      }
 #pragma unroll
       for (uint32_t j = 0; j < kTogether; ++j) {
 #pragma unroll
@@ -418,13 +420,15 @@ __device__ void BackTransform(const float* g, const float* beta, uint32_t p, flo
         for (uint32_t i = 0; i < kPieces; ++i) x[j][i] = fmaf(minus, v[i], x[j][i]);
       }
     }
+    __syncwarp();
+    CopyReflectors(g, p, first + kRing, ring);
   }
+  asm volatile("cp.async.wait_all;" ::: "memory");
 #pragma unroll
   for (uint32_t j = 0; j < kTogether; ++j) {
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t c = lane + kWarp * i;
-      if (c < p) z[j * p + c] = x[j][i];
+      if (place(i) < p) z[j * p + place(i)] = x[j][i];
     }
   }
   __syncwarp();
@@ -524,16 +528,13 @@ __device__ void Normalise(double* x, uint32_t p) {
 }
 
 // Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell
-// apart. Off the fast path; z has room for a batch of vectors.
+// apart. Off the fast path. `solve` has room for 4 p doubles.
 template <uint32_t kPieces>
-__device__ bool AppendFallback(const Arrays& arrays, const float* g, const float* beta, uint32_t p,
-                               double lambda, double* solve, float* z, float* shorts,
-                               uint32_t have) {
+__device__ bool AppendFallback(const Arrays& arrays, const float* g, uint32_t p, double lambda,
+                               double* solve, float* shorts, uint32_t have) {
   uint64_t state = 1 + have;
+  float* z = reinterpret_cast<float*>(solve + p);
   for (int attempt = 0; attempt < 8; ++attempt) {
-    __syncwarp();
-    for (uint32_t i = threadIdx.x; i < 4 * p; i += kWarp) z[i] = 0;
-    __syncwarp();
     if (threadIdx.x == 0) {
       double* x = solve;
       for (uint32_t i = 0; i < p; ++i) {
@@ -546,10 +547,14 @@ __device__ bool AppendFallback(const Arrays& arrays, const float* g, const float
         Normalise(x, p);
       }
       Normalise(x, p);
-      for (uint32_t i = 0; i < p; ++i) z[i] = static_cast<float>(x[i]);
     }
     __syncwarp();
-    BackTransform<kPieces>(g, beta, p, z);
+    // One vector and three of zeros, where the elimination had its work.
+    for (uint32_t i = threadIdx.x; i < 4 * p; i += kWarp) {
+      z[i] = i < p ? static_cast<float>(solve[i]) : 0.0f;
+    }
+    __syncwarp();
+    BackTransform<kPieces>(g, arrays.beta, p, arrays.pivots, z);
     if (AppendOrthonormalised<kPieces>(z, shorts, have, p)) return true;
   }
   return false;
@@ -561,7 +566,6 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
   Slot* slot = &b.slots[slot_index];
   const uint32_t p = b.p, lane = threadIdx.x;
   const float* g = b.gram + size_t{slot_index} * p * p;
-  const float* beta = b.tri + (size_t{slot_index} * 3 + 2) * p;
   float* shorts = b.shorts + size_t{slot_index} * kMaxVectors * p;
   const float tiny = fmaxf(static_cast<float>(lambda[0]) * 1e-14f, FLT_MIN);
   uint32_t have = slot->vectors;
@@ -584,14 +588,14 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
     Factorise(arrays, p, tiny, batch, room->sharp);
     __syncwarp();
     for (uint32_t i = 0; i < batch; ++i) SolveTwisted(arrays, p, i, room->sharp[i]);
-    for (uint32_t i = 0; i < batch; i += 4) BackTransform<kPieces>(g, beta, p, arrays.z + i * p);
+    for (uint32_t i = 0; i < batch; i += 4)
+      BackTransform<kPieces>(g, arrays.beta, p, arrays.pivots, arrays.z + i * p);
     for (uint32_t i = 0; i < batch; ++i) {
       const double value = lambda[first + i];
       bool appended = AppendOrthonormalised<kPieces>(arrays.z + i * p, shorts, have, p);
       if (!appended) {
-        appended =
-            AppendFallback<kPieces>(arrays, g, beta, p, value, b.solve + size_t{slot_index} * 4 * p,
-                                    arrays.pivots, shorts, have);
+        appended = AppendFallback<kPieces>(arrays, g, p, value,
+                                           b.solve + size_t{slot_index} * 4 * p, shorts, have);
       }
       if (!appended) continue;
       if (lane == 0) slot->direction_lambda[have] = value;
@@ -603,7 +607,7 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
 }
 
 template <uint32_t kPieces>
-__global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 12 : 4)
+__global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 14 : 4)
     EigenKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
   extern __shared__ __align__(16) float memory[];
   __shared__ Room room;
@@ -613,7 +617,8 @@ __global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 12 : 4)
   arrays.steps = reinterpret_cast<float2*>(memory);
   arrays.diag = arrays.z + kBatch * p;
   arrays.off = arrays.diag + p;
-  arrays.pivots = arrays.off + p;
+  arrays.beta = arrays.off + p;
+  arrays.pivots = arrays.beta + p;
   const uint32_t slots = SlotCount(b, round);
   for (uint32_t at = blockIdx.x; at < slots; at += gridDim.x) {
     const uint32_t index = SlotAt(b, round, at);
@@ -625,6 +630,7 @@ __global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 12 : 4)
     for (uint32_t i = lane; i < p; i += kWarp) {
       arrays.diag[i] = tri[i];
       arrays.off[i] = i + 1 < p ? tri[p + i] : 0.0f;
+      arrays.beta[i] = tri[2 * p + i];
     }
     __syncwarp();
     FindEigenvalues(b, arrays, slot->deflated, &room, lambda);

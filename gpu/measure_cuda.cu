@@ -15,10 +15,12 @@ constexpr uint32_t kWarps = kThreads / kWarp;
 constexpr uint32_t kEach = 8;  // channels of a thread
 constexpr uint32_t kMaxDim = 576;
 
-// Eight elements from channel c on, in units of the tile's scale. `wide`: rows allow 16-byte loads.
-__device__ __forceinline__ void LoadEight(const uint8_t* row, uint32_t c, uint32_t dtype, bool wide,
-                                          float a, float b, float (&x)[kEach]) {
-  if (wide && dtype != kFp32) {
+// Eight elements from channel c on, in units of the tile's scale. kWide: 16-bit ones in rows that
+// allow 16-byte loads.
+template <bool kWide>
+__device__ __forceinline__ void LoadEight(const uint8_t* row, uint32_t c, uint32_t dtype, float a,
+                                          float b, float (&x)[kEach]) {
+  if constexpr (kWide) {
     const uint4 words = *reinterpret_cast<const uint4*>(row + 2 * c);
     const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
@@ -27,10 +29,10 @@ __device__ __forceinline__ void LoadEight(const uint8_t* row, uint32_t c, uint32
       x[i] = two.x * a * b;
       x[i + 1] = two.y * a * b;
     }
-    return;
-  }
+  } else {
 #pragma unroll
-  for (uint32_t i = 0; i < kEach; ++i) x[i] = LoadElement(row, c + i, dtype) * a * b;
+    for (uint32_t i = 0; i < kEach; ++i) x[i] = LoadElement(row, c + i, dtype) * a * b;
+  }
 }
 
 // Rows of the original and of what the decoder gave back, as a thread reads them: eight channels of
@@ -39,12 +41,12 @@ struct Rows {
   const uint8_t *values, *decoded;
   size_t row_stride, decoded_stride;
   uint32_t dtype, channel;
-  bool wide;
   float a, b;
 
+  template <bool kWide>
   __device__ __forceinline__ void Load(uint32_t t, float (&x)[kEach], float (&error)[kEach]) const {
-    LoadEight(values + t * row_stride, channel, dtype, wide, a, b, x);
-    LoadEight(decoded + t * decoded_stride, channel, dtype, wide, a, b, error);
+    LoadEight<kWide>(values + t * row_stride, channel, dtype, a, b, x);
+    LoadEight<kWide>(decoded + t * decoded_stride, channel, dtype, a, b, error);
 #pragma unroll
     for (uint32_t i = 0; i < kEach; ++i) error[i] -= x[i];
   }
@@ -60,38 +62,31 @@ __device__ inline void SumColumns(const float* parts, uint32_t rows, uint32_t d,
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    MeasureKernel(const __grid_constant__ EncodeBatch b, uint32_t bits) {
-  // Partial sums take kThreads * kEach floats at most.
-  __shared__ __align__(16) float parts[2][kThreads * kEach];
-  __shared__ __align__(16) float origins[2][kMaxDim], means[2][kMaxDim];
-  __shared__ double room[kWarps];
-  const uint32_t index = blockIdx.x;
-  if (index >= b.counters[0]) return;
-  Slot* slot = &b.slots[index];
-  if (slot->done != 0) return;
-  const uint32_t n = b.n, d = b.d, pieces = d / kEach, step = kThreads / pieces;
-  const uint32_t first = threadIdx.x / pieces;
+// Energy, error, both centred, and the inner product: the thread's share.
+struct Sums {
+  double of[5];
+};
+
+struct MeasureRoom {
+  // Partial sums of every row of threads, kThreads * kEach floats at most.
+  alignas(16) float parts[2][kThreads * kEach];
+  alignas(16) float origins[2][kMaxDim];
+  alignas(16) float means[2][kMaxDim];
+};
+
+template <bool kWide>
+__device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t n, uint32_t d,
+                                        MeasureRoom& room) {
+  const uint32_t pieces = d / kEach, step = kThreads / pieces, first = threadIdx.x / pieces;
   const bool active = first < step;
-  const EncodeTile job = b.jobs[slot->tile];
-  Rows rows;
-  rows.values = job.values;
-  rows.row_stride = job.row_stride;
-  rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
-  rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
-  rows.dtype = b.dtype;
-  rows.channel = threadIdx.x % pieces * kEach;
-  rows.wide = ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
-  rows.a = slot->scale_a;
-  rows.b = slot->scale_b;
   // Means first, as differences to the first row: exact for constant channels.
   if (active) {
     float origin_x[kEach], origin_e[kEach], sum_x[kEach] = {}, sum_e[kEach] = {};
-    rows.Load(0, origin_x, origin_e);
+    rows.Load<kWide>(0, origin_x, origin_e);
 #pragma unroll 4
     for (uint32_t t = first; t < n; t += step) {
       float x[kEach], e[kEach];
-      rows.Load(t, x, e);
+      rows.Load<kWide>(t, x, e);
 #pragma unroll
       for (uint32_t i = 0; i < kEach; ++i) {
         sum_x[i] += x[i] - origin_x[i];
@@ -100,46 +95,73 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (uint32_t i = 0; i < kEach; ++i) {
-      parts[0][first * d + rows.channel + i] = sum_x[i];
-      parts[1][first * d + rows.channel + i] = sum_e[i];
+      room.parts[0][first * d + rows.channel + i] = sum_x[i];
+      room.parts[1][first * d + rows.channel + i] = sum_e[i];
       if (first == 0) {
-        origins[0][rows.channel + i] = origin_x[i];
-        origins[1][rows.channel + i] = origin_e[i];
+        room.origins[0][rows.channel + i] = origin_x[i];
+        room.origins[1][rows.channel + i] = origin_e[i];
       }
     }
   }
   __syncthreads();
   const float inverse = 1.0f / static_cast<float>(n);
-  SumColumns(parts[0], step, d, inverse, origins[0], means[0]);
-  SumColumns(parts[1], step, d, inverse, origins[1], means[1]);
+#pragma unroll
+  for (uint32_t i = 0; i < 2; ++i) {
+    SumColumns(room.parts[i], step, d, inverse, room.origins[i], room.means[i]);
+  }
   __syncthreads();
-  double sums[5] = {};
-  if (active) {
-    float mean_x[kEach], mean_e[kEach];
+  Sums sums = {};
+  if (!active) return sums;
+  float mean_x[kEach], mean_e[kEach];
+#pragma unroll
+  for (uint32_t i = 0; i < kEach; ++i) {
+    mean_x[i] = room.means[0][rows.channel + i];
+    mean_e[i] = room.means[1][rows.channel + i];
+  }
+#pragma unroll 4
+  for (uint32_t t = first; t < n; t += step) {
+    float x[kEach], e[kEach], part[5] = {};
+    rows.Load<kWide>(t, x, e);
 #pragma unroll
     for (uint32_t i = 0; i < kEach; ++i) {
-      mean_x[i] = means[0][rows.channel + i];
-      mean_e[i] = means[1][rows.channel + i];
+      const float centred = x[i] - mean_x[i], centred_error = e[i] - mean_e[i];
+      part[0] = fmaf(x[i], x[i], part[0]);
+      part[1] = fmaf(e[i], e[i], part[1]);
+      part[2] = fmaf(centred, centred, part[2]);
+      part[3] = fmaf(centred_error, centred_error, part[3]);
+      part[4] = fmaf(x[i], x[i] + e[i], part[4]);
     }
-#pragma unroll 2
-    for (uint32_t t = first; t < n; t += step) {
-      float x[kEach], e[kEach], part[5] = {};
-      rows.Load(t, x, e);
 #pragma unroll
-      for (uint32_t i = 0; i < kEach; ++i) {
-        const float centred = x[i] - mean_x[i], centred_error = e[i] - mean_e[i];
-        part[0] = fmaf(x[i], x[i], part[0]);
-        part[1] = fmaf(e[i], e[i], part[1]);
-        part[2] = fmaf(centred, centred, part[2]);
-        part[3] = fmaf(centred_error, centred_error, part[3]);
-        part[4] = fmaf(x[i], x[i] + e[i], part[4]);
-      }
-#pragma unroll
-      for (uint32_t i = 0; i < 5; ++i) sums[i] += static_cast<double>(part[i]);
-    }
+    for (uint32_t i = 0; i < 5; ++i) sums.of[i] += static_cast<double>(part[i]);
   }
+  return sums;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    MeasureKernel(const __grid_constant__ EncodeBatch b, uint32_t bits) {
+  __shared__ MeasureRoom room;
+  __shared__ double sum_room[kWarps];
+  const uint32_t index = blockIdx.x;
+  if (index >= b.counters[0]) return;
+  Slot* slot = &b.slots[index];
+  if (slot->done != 0) return;
+  const uint32_t n = b.n, d = b.d;
+  const EncodeTile job = b.jobs[slot->tile];
+  Rows rows;
+  rows.values = job.values;
+  rows.row_stride = job.row_stride;
+  rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
+  rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
+  rows.dtype = b.dtype;
+  rows.channel = threadIdx.x % (d / kEach) * kEach;
+  rows.a = slot->scale_a;
+  rows.b = slot->scale_b;
+  const bool wide =
+      b.dtype != kFp32 && ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
+  const Sums mine = wide ? SumRows<true>(rows, n, d, room) : SumRows<false>(rows, n, d, room);
+  double sums[5];
 #pragma unroll
-  for (double& sum : sums) sum = BlockSum(sum, room);
+  for (uint32_t i = 0; i < 5; ++i) sums[i] = BlockSum(mine.of[i], sum_room);
   if (threadIdx.x != 0) return;
   const double unit = ldexp(1.0, 2 * slot->exponent);
   for (uint32_t i = 0; i < 5; ++i) slot->sums[i] = sums[i] * unit;
