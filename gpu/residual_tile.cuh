@@ -214,9 +214,4 @@ cudaError_t LaunchResidualOf(const EncodeBatch& b, uint32_t bits, cudaStream_t s
   return cudaGetLastError();
 }
 
-cudaError_t LaunchResidual64(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual80(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual96(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual112(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-
 }  // namespace kvstow::gpu
