@@ -35,7 +35,7 @@ struct Room {
   float shifts[kShifts];
   int32_t above[kShifts];
   float low[kMaxWanted], high[kMaxWanted];
-  float at[kBatch], sharp[kBatch];
+  float at[kBatch];
 };
 
 // Those of p. `steps` holds a row's diagonal and the square of the off-diagonal before it, both
@@ -56,7 +56,7 @@ __host__ __device__ inline uint32_t ArrayFloats(uint32_t p) {
 // above[i] = eigenvalues above shifts[i]. The Sturm sequence itself, p_i = (d_i - s) p_{i-1} -
 // e_i^2 p_{i-2}, needs no division; every four steps it is scaled back. Its sign changes are the
 // eigenvalues below, and signs gather in a word.
-__device__ void CountAbove(const float2* steps, uint32_t p, Room* room) {
+__device__ __forceinline__ void CountAbove(const float2* steps, uint32_t p, Room* room) {
   const uint32_t lane = threadIdx.x;
   float s[kEach], before[kEach], here[kEach];
   uint32_t signs[kEach], below[kEach];
@@ -103,56 +103,71 @@ struct Wanted {
   __device__ uint32_t At(uint32_t i) const { return i + 1 == count ? last : i; }
 };
 
-// Brackets of the wanted eigenvalues, relative to the norm.
-__device__ void FindBrackets(const float2* steps, uint32_t p, const Wanted& wanted, Room* room) {
+// The bracket of eigenvalue j out of the first shifts, the i-th of those wanted.
+__device__ inline void TakeBracket(int32_t j, uint32_t i, Room* room) {
+  uint32_t g = 0;
+  for (uint32_t step = kShifts / 2; step > 0; step /= 2) {
+    if (room->above[g + step - 1] <= j) g += step;
+  }
+  if (room->above[g] <= j) ++g;
+  room->low[i] = g < kShifts ? room->shifts[g] : 0;
+  room->high[i] = g > 0 ? room->shifts[g - 1] : 1;
+}
+
+__device__ inline void NarrowBracket(int32_t j, uint32_t i, uint32_t points, Room* room) {
+  float low = room->low[i], high = room->high[i];
+  for (uint32_t k = i * points; k < (i + 1) * points; ++k) {
+    const float shift = room->shifts[k];
+    if (room->above[k] > j) {
+      low = shift;
+    } else {
+      high = fminf(high, shift);
+    }
+  }
+  room->low[i] = low;
+  room->high[i] = high;
+}
+
+// Brackets of the wanted eigenvalues, relative to the norm: shifts evenly spaced on a logarithmic
+// scale first, then interior points of each bracket.
+__device__ __forceinline__ void FindBrackets(const float2* steps, uint32_t p, const Wanted& wanted,
+                                             Room* room) {
   const uint32_t lane = threadIdx.x;
-  for (uint32_t i = lane; i < kShifts; i += kWarp) {
+  const uint32_t points = kShifts / wanted.count;
+  uint32_t bracket[kEach];
+  float share[kEach];
+#pragma unroll
+  for (uint32_t k = 0; k < kEach; ++k) {
+    const uint32_t i = lane + kWarp * k;
+    bracket[k] = min(i / points, wanted.count - 1);
+    share[k] = static_cast<float>(i % points + 1) / static_cast<float>(points + 1);
     room->shifts[i] = exp2f(-kOctaves * static_cast<float>(i) / (kShifts - 1));
   }
-  CountAbove(steps, p, room);
-  for (uint32_t i = lane; i < wanted.count; i += kWarp) {
-    const auto j = static_cast<int32_t>(wanted.At(i));
-    uint32_t g = 0;
-    for (uint32_t step = kShifts / 2; step > 0; step /= 2) {
-      if (room->above[g + step - 1] <= j) g += step;
-    }
-    if (room->above[g] <= j) ++g;
-    room->low[i] = g < kShifts ? room->shifts[g] : 0;
-    room->high[i] = g > 0 ? room->shifts[g - 1] : 1;
-  }
-  // Interior points of each bracket, evenly spaced.
-  const uint32_t points = kShifts / wanted.count;
-  const float share = 1.0f / static_cast<float>(points + 1);
-  for (uint32_t width = kRefinement; width > 0; width /= points + 1) {
-    __syncwarp();
-    for (uint32_t k = lane; k < kShifts; k += kWarp) {
-      const uint32_t i = min(k / points, wanted.count - 1);
-      const float low = room->low[i];
-      room->shifts[k] = low + (room->high[i] - low) * (static_cast<float>(k % points + 1) * share);
-    }
+  bool first = true;
+  for (uint32_t width = kRefinement * (points + 1); width > 0; width /= points + 1) {
     CountAbove(steps, p, room);
     for (uint32_t i = lane; i < wanted.count; i += kWarp) {
       const auto j = static_cast<int32_t>(wanted.At(i));
-      float low = room->low[i], high = room->high[i];
-      for (uint32_t k = i * points; k < (i + 1) * points; ++k) {
-        const float shift = room->shifts[k];
-        if (room->above[k] > j) {
-          low = shift;
-        } else {
-          high = fminf(high, shift);
-        }
+      if (first) {
+        TakeBracket(j, i, room);
+      } else {
+        NarrowBracket(j, i, points, room);
       }
-      room->low[i] = low;
-      room->high[i] = high;
+    }
+    first = false;
+    __syncwarp();
+#pragma unroll
+    for (uint32_t k = 0; k < kEach; ++k) {
+      const float low = room->low[bracket[k]];
+      room->shifts[lane + kWarp * k] = low + (room->high[bracket[k]] - low) * share[k];
     }
   }
-  __syncwarp();
 }
 
 // Eigenvalues past the sharp ones lie between 0 and the last of these; within a bin they are spread
 // evenly. Only means over the bulk look that far.
-__device__ void SpreadBulk(const float2* steps, uint32_t p, uint32_t leading, float norm,
-                           Room* room, double* lambda) {
+__device__ __noinline__ void SpreadBulk(const float2* steps, uint32_t p, uint32_t leading,
+                                        float norm, Room* room, double* lambda) {
   const double last = lambda[leading - 1], width = last / kShifts;
   for (uint32_t i = threadIdx.x; i < kShifts; i += kWarp) {
     const double shift = i + 1 == kShifts ? 0 : (last - width * (i + 1)) / norm;
@@ -530,8 +545,9 @@ __device__ void Normalise(double* x, uint32_t p) {
 // Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell
 // apart. Off the fast path. `solve` has room for 4 p doubles.
 template <uint32_t kPieces>
-__device__ bool AppendFallback(const Arrays& arrays, const float* g, uint32_t p, double lambda,
-                               double* solve, float* shorts, uint32_t have) {
+__device__ __noinline__ bool AppendFallback(const Arrays& arrays, const float* g, uint32_t p,
+                                            double lambda, double* solve, float* shorts,
+                                            uint32_t have) {
   uint64_t state = 1 + have;
   float* z = reinterpret_cast<float*>(solve + p);
   for (int attempt = 0; attempt < 8; ++attempt) {
@@ -574,22 +590,22 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
     __syncwarp();
     for (uint32_t i = lane; i < kBatch * p; i += kWarp) arrays.z[i] = 0;
     if (lane < batch) room->at[lane] = static_cast<float>(lambda[first + lane]);
-    __syncwarp();
-    Factorise(arrays, p, tiny, batch, room->at);
-    __syncwarp();
-    for (uint32_t i = 0; i < batch; ++i) {
-      const float shift = room->at[i];
-      const float correction = SolveTwisted(arrays, p, i, shift);
-      // A Rayleigh correction larger than the bisection's error belongs to a neighbour.
-      const float corrected = shift + correction;
-      if (lane == 0) room->sharp[i] = fabsf(correction) <= 2e-4f * shift ? corrected : shift;
+    // Once for the Rayleigh quotient's shift, once with it.
+    for (int pass = 0; pass < 2; ++pass) {
+      __syncwarp();
+      Factorise(arrays, p, tiny, batch, room->at);
+      __syncwarp();
+      for (uint32_t i = 0; i < batch; ++i) {
+        const float shift = room->at[i];
+        const float correction = SolveTwisted(arrays, p, i, shift);
+        // One larger than the bisection's error belongs to a neighbour.
+        if (lane == 0 && fabsf(correction) <= 2e-4f * shift) room->at[i] = shift + correction;
+      }
     }
     __syncwarp();
-    Factorise(arrays, p, tiny, batch, room->sharp);
-    __syncwarp();
-    for (uint32_t i = 0; i < batch; ++i) SolveTwisted(arrays, p, i, room->sharp[i]);
-    for (uint32_t i = 0; i < batch; i += 4)
+    for (uint32_t i = 0; i < batch; i += 4) {
       BackTransform<kPieces>(g, arrays.beta, p, arrays.pivots, arrays.z + i * p);
+    }
     for (uint32_t i = 0; i < batch; ++i) {
       const double value = lambda[first + i];
       bool appended = AppendOrthonormalised<kPieces>(arrays.z + i * p, shorts, have, p);

@@ -15,7 +15,8 @@ inline constexpr uint32_t kProjected = 4;  // vectors at a time
 __device__ __forceinline__ float SpreadSixteen(float (&sums)[16]) {
   const uint32_t lane = threadIdx.x % kWarp;
 #pragma unroll
-  for (uint32_t half = 8; half > 0; half /= 2) {
+  for (uint32_t step = 0; step < 4; ++step) {
+    const uint32_t half = 8 >> step;
     const bool high = (lane & 2 * half) != 0;
 #pragma unroll
     for (uint32_t i = 0; i < half; ++i) {

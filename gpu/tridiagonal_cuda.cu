@@ -282,10 +282,9 @@ __device__ __forceinline__ void Eliminate(float (&a)[4][32], StepVectors& step, 
     Pass<kRows, kGroups, true>(a, step, sums);
     if (warp == m % 4 && g == m / 4 % 8) {
 #pragma unroll
-      for (uint32_t group = 0; group < kGroups; ++group) {
-        const float* four = &a[kRows - 1][4 * group];
-        *reinterpret_cast<float4*>(step.row + group * 16 + group / 2 * 4 + 4 * t) =
-            make_float4(four[0], four[1], four[2], four[3]);
+      for (uint32_t c = 0; c < 4 * kGroups; c += 2) {
+        *reinterpret_cast<float2*>(step.row + c / 4 * 16 + c / 8 * 4 + 4 * t + c % 4) =
+            make_float2(a[kRows - 1][c], a[kRows - 1][c + 1]);
       }
     }
     const float product = SpreadSums(sums, t);
