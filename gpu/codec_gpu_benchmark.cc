@@ -433,6 +433,6 @@ int main(int argc, char** argv) {
                    false);
   kvstow::gpu::Run({.name = "128x64 V", .dim = 64, .count = 8192}, false);
   kvstow::gpu::Run({.name = "128x576 latent", .dim = 576, .count = 2048}, false);
-  kvstow::gpu::Run({.name = "256x256 V", .tokens = 256, .dim = 256, .count = 512}, false);
+  kvstow::gpu::Run({.name = "256x256 V", .tokens = 256, .dim = 256, .count = 1024}, true);
   return 0;
 }

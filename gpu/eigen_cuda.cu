@@ -623,7 +623,9 @@ __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_
 }
 
 template <uint32_t kPieces>
-__global__ void __launch_bounds__(kWarp, kPieces <= 4 ? 14 : 4)
+__global__ void __launch_bounds__(kWarp, kPieces <= 4   ? 14
+                                         : kPieces <= 8 ? 8
+                                                        : 4)
     EigenKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
   extern __shared__ __align__(16) float memory[];
   __shared__ Room room;
@@ -680,7 +682,9 @@ cudaError_t LaunchEigenOf(const EncodeBatch& b, uint32_t round, cudaStream_t str
 }  // namespace
 
 cudaError_t LaunchEigen(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
-  return b.p <= 128 ? LaunchEigenOf<4>(b, round, stream) : LaunchEigenOf<16>(b, round, stream);
+  if (b.p <= 128) return LaunchEigenOf<4>(b, round, stream);
+  if (b.p <= 256) return LaunchEigenOf<8>(b, round, stream);
+  return LaunchEigenOf<16>(b, round, stream);
 }
 
 }  // namespace kvstow::gpu
