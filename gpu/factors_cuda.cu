@@ -24,15 +24,26 @@ __device__ constexpr double kNormal[8] = {0.1284, 0.3881, 0.6568, 0.9424,
 constexpr int kBinPlaces = kBins + kBins / 16 + 1;
 __device__ inline int BinPlace(int bin) { return bin + bin / 16; }
 
-struct Room {
-  // Of each bin, then as doubles of all bins below.
+// Of each bin, then as doubles of all bins below; of both factors.
+struct Histograms {
   unsigned long long weight[2][kBinPlaces], moment[2][kBinPlaces];
+};
+
+// Least squares for phi.
+struct Equations {
+  double normal[kMaxVectors][kMaxVectors + 1];
+  double cross[kMaxVectors][kMaxVectors + 1];
+};
+
+struct Room {
+  union {
+    Histograms bins;
+    Equations fit;  // once the codebooks are made
+  };
   int8_t levels[2][16];
   uint8_t code_of_bin[2][kBins];
   double phi[kMaxVectors], fitted[kMaxVectors];
   unsigned long long weights[kMaxVectors];
-  double normal[kMaxVectors][kMaxVectors + 1];
-  double cross[kMaxVectors][kMaxVectors + 1];
   float stretch[2], rms[2];
   double sums[kWarps];
   uint32_t maxima[kWarps];
@@ -135,8 +146,8 @@ __device__ void Survey(const float* values, uint32_t rank, uint32_t length, uint
     const int bin = BinPlace(BinOf(values[i], stretch));
     const long long value = llrintf(values[i] * stretch * kValueUnit);
     const unsigned long long weight = room->weights[i / length];
-    atomicAdd(&room->weight[which][bin], weight);
-    atomicAdd(&room->moment[which][bin],
+    atomicAdd(&room->bins.weight[which][bin], weight);
+    atomicAdd(&room->bins.moment[which][bin],
               static_cast<unsigned long long>(value * static_cast<long long>(weight)));
   }
   __syncthreads();
@@ -184,10 +195,10 @@ __device__ void FitLevels(uint32_t which, Room* room) {
     }
     int from = __shfl_up_sync(kAllLanes, to, 1, 16);
     if (i == 0) from = 0;
-    const double weight = __longlong_as_double(room->weight[which][BinPlace(to)]) -
-                          __longlong_as_double(room->weight[which][BinPlace(from)]);
-    const double moment = __longlong_as_double(room->moment[which][BinPlace(to)]) -
-                          __longlong_as_double(room->moment[which][BinPlace(from)]);
+    const double weight = __longlong_as_double(room->bins.weight[which][BinPlace(to)]) -
+                          __longlong_as_double(room->bins.weight[which][BinPlace(from)]);
+    const double moment = __longlong_as_double(room->bins.moment[which][BinPlace(to)]) -
+                          __longlong_as_double(room->bins.moment[which][BinPlace(from)]);
     explained = 0;
     if (weight > 0) {
       level = moment / weight;
@@ -224,8 +235,8 @@ __device__ void FitLevels(uint32_t which, Room* room) {
 __device__ void MakeCodebook(const EncodeBatch& b, uint32_t which, Room* room) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   if (b.closed_loop != 0) {
-    Accumulate(room->weight[which], 1);
-    Accumulate(room->moment[which], kValueUnit);
+    Accumulate(room->bins.weight[which], 1);
+    Accumulate(room->bins.moment[which], kValueUnit);
     FitLevels(which, room);
   } else {
     if (lane < 16) {
@@ -272,7 +283,7 @@ __device__ inline float WarpDot(const float* a, const float* b, uint32_t count) 
 // Solves normal x = fitted by Cholesky with a ridge, in place; one warp, a lane a row.
 __device__ void SolveNormalEquations(uint32_t rank, Room* room) {
   const uint32_t lane = threadIdx.x % kWarp;
-  auto& m = room->normal;
+  auto& m = room->fit.normal;
   auto& x = room->fitted;
   if (lane < rank) m[lane][lane] *= 1 + 1e-9;
   __syncwarp();
@@ -320,8 +331,8 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
                WarpDot(v_decoded + size_t{j} * d, vi, d);
     }
     if (threadIdx.x % kWarp == 0) {
-      room->cross[i][j] = cross;
-      room->normal[i][j] = normal;
+      room->fit.cross[i][j] = cross;
+      room->fit.normal[i][j] = normal;
     }
   }
   __syncthreads();
@@ -329,7 +340,7 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
     const uint32_t i = threadIdx.x;
     if (i < rank) {
       double sum = 0;
-      for (uint32_t j = 0; j < rank; ++j) sum += room->phi[j] * room->cross[i][j];
+      for (uint32_t j = 0; j < rank; ++j) sum += room->phi[j] * room->fit.cross[i][j];
       room->fitted[i] = sum;
     }
     __syncwarp();
@@ -338,7 +349,8 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant__ EncodeBatch b) {
+__global__ void __launch_bounds__(kThreads, 8)
+    FactorsKernel(const __grid_constant__ EncodeBatch b) {
   __shared__ Room room;
   const uint32_t n = b.n, d = b.d;
   const uint32_t index = blockIdx.x;
@@ -360,7 +372,8 @@ __global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant_
         max(1ull, static_cast<unsigned long long>(share * share * kWeightUnit));
   }
   for (uint32_t i = threadIdx.x; i < 2 * kBinPlaces; i += kThreads) {
-    room.weight[i / kBinPlaces][i % kBinPlaces] = room.moment[i / kBinPlaces][i % kBinPlaces] = 0;
+    room.bins.weight[i / kBinPlaces][i % kBinPlaces] =
+        room.bins.moment[i / kBinPlaces][i % kBinPlaces] = 0;
   }
   __syncthreads();
   Survey(u, rank, n, 0, &room);

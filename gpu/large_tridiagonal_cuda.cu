@@ -15,17 +15,15 @@ constexpr uint32_t kSide = 16;   // threads a side
 constexpr uint32_t kChunk = 16;  // long-side entries in shared memory at a time
 constexpr uint32_t kLargeThreads = 1024;
 constexpr uint32_t kLargeP = 512;
-constexpr uint32_t kMaxSharedP = 256;
 
-// 64 x 64 of the Gram matrix a block.
+// 64 x 64 of the Gram matrix a block; with lower_only those on the diagonal and below.
 __global__ void __launch_bounds__(kThreads)
-    LargeGramKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
+    LargeGramKernel(const __grid_constant__ EncodeBatch b, uint32_t round, bool lower_only) {
   __shared__ float rows[kChunk][64], cols[kChunk][64];
   const uint32_t p = b.p, blocks = p / 64;
   const uint32_t count = SlotCount(b, round);
   const uint32_t i0 = blockIdx.y / blocks * 64, j0 = blockIdx.y % blocks * 64;
-  // Where the triangle lies in shared memory only that is read.
-  if (p <= kMaxSharedP && j0 > i0) return;
+  if (lower_only && j0 > i0) return;
   const uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   for (uint32_t at = blockIdx.x; at < count; at += gridDim.x) {
     const uint32_t slot = SlotAt(b, round, at);
@@ -191,16 +189,6 @@ __global__ void __launch_bounds__(kLargeThreads, 1)
   }
 }
 
-template <uint32_t kP>
-cudaError_t LaunchShared(const EncodeBatch& b, uint32_t round, uint32_t grid, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedTile<kP>);
-  const cudaError_t error = cudaFuncSetAttribute(
-      SharedTridiagonalKernel<kP>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (error != cudaSuccess) return error;
-  SharedTridiagonalKernel<kP><<<grid, kLargeThreads, kBytes, stream>>>(b, round);
-  return cudaGetLastError();
-}
-
 // Full matrix in device memory; the update of the step before runs with the product. A warp takes
 // rows, so that reads are lines and products end in one reduction.
 __global__ void __launch_bounds__(kLargeThreads, 1)
@@ -280,15 +268,40 @@ __global__ void __launch_bounds__(kLargeThreads, 1)
   }
 }
 
+dim3 GramGrid(const EncodeBatch& b, uint32_t round) {
+  return dim3(BlocksOfRound(b, round), b.p / 64 * (b.p / 64));
+}
+
+cudaError_t LaunchInDeviceMemory(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
+  LargeGramKernel<<<GramGrid(b, round), kThreads, 0, stream>>>(b, round, false);
+  LargeTridiagonalKernel<<<BlocksOfRound(b, round), kLargeThreads, 0, stream>>>(b, round);
+  return cudaGetLastError();
+}
+
+// In shared memory where this device's blocks may have enough of it.
+template <uint32_t kP>
+cudaError_t LaunchShared(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedTile<kP>);
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  if (most < kBytes) return LaunchInDeviceMemory(b, round, stream);
+  error = cudaFuncSetAttribute(SharedTridiagonalKernel<kP>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error != cudaSuccess) return error;
+  LargeGramKernel<<<GramGrid(b, round), kThreads, 0, stream>>>(b, round, true);
+  SharedTridiagonalKernel<kP><<<BlocksOfRound(b, round), kLargeThreads, kBytes, stream>>>(b, round);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t LaunchLargeTridiagonalise(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
-  const uint32_t grid = BlocksOfRound(b, round);
-  LargeGramKernel<<<dim3(grid, b.p / 64 * (b.p / 64)), kThreads, 0, stream>>>(b, round);
-  if (b.p == 192) return LaunchShared<192>(b, round, grid, stream);
-  if (b.p == 256) return LaunchShared<256>(b, round, grid, stream);
-  LargeTridiagonalKernel<<<grid, kLargeThreads, 0, stream>>>(b, round);
-  return cudaGetLastError();
+  if (b.p == 192) return LaunchShared<192>(b, round, stream);
+  if (b.p == 256) return LaunchShared<256>(b, round, stream);
+  return LaunchInDeviceMemory(b, round, stream);
 }
 
 }  // namespace kvstow::gpu
