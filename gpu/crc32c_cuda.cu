@@ -149,7 +149,11 @@ __global__ void __launch_bounds__(kThreads)
       const uint32_t start = pieces == 0 ? 0xffffffffu : 0;
       remainder ^= TailRemainder(range.bytes + 16 * pieces, tail, start);
     }
-    atomicXor(&crcs[index], remainder);
+    if (segments == 1) {
+      crcs[index] = ~remainder;
+    } else {
+      atomicXor(&crcs[index], remainder);
+    }
   }
 }
 
@@ -158,8 +162,11 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t LaunchChecksums(const ChecksumRange* ranges, uint32_t count, uint64_t max_size,
                             uint32_t* crcs, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  ClearKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(crcs, count);
   const uint64_t segments = max_size == 0 ? 1 : (max_size + kSegment - 1) / kSegment;
+  // Ranges of one segment are one warp's, which writes the whole checksum.
+  if (segments > 1) {
+    ClearKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(crcs, count);
+  }
   const uint64_t blocks = (count * segments + kWarps - 1) / kWarps;
   // Enough to fill any device; each block takes more than one segment then.
   const auto grid = static_cast<uint32_t>(blocks < 4096 ? blocks : 4096);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "codec/job_checks.h"
 #include "gpu/cuda_status.h"
 #include "gpu/encode_result.h"
 #include "gpu/tile_batch.h"
@@ -17,57 +18,6 @@ namespace {
 
 // Scratch of one batch; larger calls go in pieces.
 constexpr size_t kMaxScratchBytes = size_t{1} << 30;
-
-absl::Status CheckRotary(const TileShape& shape, const RotaryTable& rotary) {
-  if (uint64_t{rotary.offset()} + 2 * uint64_t{rotary.pairs()} > shape.dim) {
-    return absl::InvalidArgumentError("rotary table reaches beyond the tile's channels");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckShape(const TileShape& shape, bool coded) {
-  if (!IsValid(shape.dtype)) return absl::InvalidArgumentError("tile has no known dtype");
-  if (coded && !IsSupportedDim(shape.dim)) {
-    return absl::InvalidArgumentError(absl::StrCat("no codec for dim ", shape.dim));
-  }
-  if (coded && !IsSupportedBlockTokens(shape.tokens)) {
-    return absl::InvalidArgumentError(absl::StrCat("no codec for ", shape.tokens, " tokens"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckEncodeJob(const TileEncodeJob& job) {
-  const TileEncodeOptions& options = job.options;
-  const bool coded = options.codec != CodecId::kRaw;
-  if (options.codec > CodecId::kEOptShrinkQ) return absl::InvalidArgumentError("unknown codec");
-  KVSTOW_RETURN_IF_ERROR(CheckShape(job.shape, coded));
-  if (coded && (options.bits < 1 || options.bits > 4)) {
-    return absl::InvalidArgumentError(absl::StrCat("bits ", options.bits, " not in 1..4"));
-  }
-  if (!(options.max_relative_error >= 0)) {
-    return absl::InvalidArgumentError("max_relative_error is negative or not a number");
-  }
-  if (job.values == nullptr || job.body == nullptr) {
-    return absl::InvalidArgumentError("encode job without values or body");
-  }
-  return job.rotary != nullptr ? CheckRotary(job.shape, *job.rotary) : absl::OkStatus();
-}
-
-absl::Status CheckDecodeJob(const TileDecodeJob& job) {
-  const bool coded = job.head.mode == TileMode::kCoded;
-  KVSTOW_RETURN_IF_ERROR(CheckShape(job.shape, coded));
-  if (coded && (job.head.bits < 1 || job.head.bits > 4 || job.head.rank > kMaxRank)) {
-    return absl::InvalidArgumentError("tile head out of range");
-  }
-  if (job.values == nullptr || job.body == nullptr) {
-    return absl::InvalidArgumentError("decode job without values or body");
-  }
-  if (!job.head.rotary_undone) return absl::OkStatus();
-  if (job.rotary == nullptr) {
-    return absl::InvalidArgumentError("tile with rotary embedding undone needs a rotary table");
-  }
-  return CheckRotary(job.shape, *job.rotary);
-}
 
 // Jobs with equal keys go in one batch.
 using GroupKey = std::tuple<uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, bool, bool,

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "gpu/kernels.h"
+#include "gpu/launch_dims.h"
 #include "gpu/row_transform.cuh"
 #include "gpu/tile_body.cuh"
 
@@ -325,18 +326,16 @@ __global__ void __launch_bounds__(kDecodeThreads)
 }
 
 template <uint32_t kDim>
-cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, uint32_t dtype,
-                           const RotaryShape& rotary, const TileTables& tables,
-                           cudaStream_t stream) {
+cudaError_t LaunchDecodeOf(const DecodeArguments& a) {
   using Shape = DecodeShape<kDim>;
-  const bool as_floats = dtype == kFp32 || rotary.pairs > 0;
+  const bool as_floats = a.dtype == kFp32 || a.rotary.pairs > 0;
   const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
   Head largest = {};
   largest.coded = 1;
   largest.bits = 4;
   largest.rank = 32;
   largest.has_means = 1;
-  const BodyLayout at = LayoutOfBody(n, kDim, largest);
+  const BodyLayout at = LayoutOfBody(a.n, kDim, largest);
   const BodyLayout most = LayoutOfBody(kMaxTokens, kDim, largest);
   const uint32_t side = at.total - at.lengths;
   // The same for every call: calls of other shapes may run at the same time.
@@ -344,8 +343,8 @@ cudaError_t LaunchDecodeOf(const DecodeTile* tiles, uint32_t count, uint32_t n, 
       cudaFuncSetAttribute(DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(Shape::StageBytes(4) + most.total - most.lengths));
   if (error != cudaSuccess) return error;
-  DecodeKernel<kDim><<<dim3(count, n / Shape::kRows), kDecodeThreads, stage + side, stream>>>(
-      tiles, n, dtype, side, rotary, tables);
+  DecodeKernel<kDim><<<dim3(a.count, a.n / Shape::kRows), kDecodeThreads, stage + side, a.stream>>>(
+      a.tiles, a.n, a.dtype, side, a.rotary, a.tables);
   return cudaGetLastError();
 }
 

@@ -1,130 +1,183 @@
 // From the tridiagonal form to the rank and the leading vectors of the short side: eigenvalues by
-// Sturm counts (256 shifts at a time, several an eigenvalue), the bulk edge and the rank it gives
+// Sturm counts (128 shifts at a time, several an eigenvalue), the bulk edge and the rank it gives
 // (codec/shrinkage.h), vectors by twisted factorisation, back-transformed and orthonormalised.
 // Dominant directions ask for another round on the deflated tile, as in codec/cpu/spectrum.h.
 //
-// A block a tile, eight vectors at a time: a thread runs one half of one factorisation, a warp
-// finishes one vector. Decisions are made in double by one thread.
+// A warp a tile: the work is chains of dependent steps, so what counts is how many tiles a
+// processor has in flight. Decisions are made in double.
 #include <cfloat>
 
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
+#include "gpu/round_slots.cuh"
 
 namespace kvstow::gpu {
 namespace {
 
-constexpr uint32_t kThreads = 256;
-constexpr uint32_t kBatch = 8;  // vectors at a time, one a warp
+constexpr uint32_t kBatch = 8;  // vectors at a time
+// Shifts at a time, four a lane.
+constexpr uint32_t kEach = 4;
+constexpr uint32_t kShifts = kEach * kWarp;
+constexpr uint32_t kMaxWanted = 72;
 // Below 2^-24 of the largest eigenvalue a float matrix holds rounding errors only.
 constexpr float kOctaves = 24;
-// From the brackets of the first 256 shifts (6.7 %) to 4e-5 of the eigenvalue.
-constexpr uint32_t kRefinement = 1700;
-constexpr uint32_t kBulkShifts = 128;
+// From the brackets of the first shifts (14 %) to 4e-5 of the eigenvalue.
+constexpr uint32_t kRefinement = 3500;
+// Squares of off-diagonals, relative to that of the norm, are no smaller: what it moves
+// eigenvalues by is rounding, and no sequence of four steps underflows.
+constexpr float kLeastSquare = 0x1p-50f;
 constexpr double kDominance = 1e3;
 constexpr double kRounding = 0x1p-20;
 constexpr double kDeficiency = 0x1p-18;
 
-struct Room {  // shared, besides the arrays of p
-  float shifts[kThreads];
-  int32_t above[kThreads];
-  float low[72], high[72];
-  float overlaps[kMaxVectors];
-  double sums[kThreads / kWarp];
-  float norms[kThreads / kWarp];
-  uint32_t count, accepted;
+// Shared, besides the arrays of p.
+struct Room {
+  float shifts[kShifts];
+  int32_t above[kShifts];
+  float low[kMaxWanted], high[kMaxWanted];
+  float at[kBatch];
 };
 
-// Number of eigenvalues above the shift.
-__device__ int32_t CountAbove(const float* diag, const float* off2, uint32_t p, float shift) {
-  float q = diag[0] - shift;
-  int32_t below = q < 0;
-  for (uint32_t i = 1; i < p; ++i) {
-    q = (diag[i] - shift) - __fdividef(off2[i - 1], q);
-    below += q < 0;
-  }
-  return static_cast<int32_t>(p) - below;
+// Those of p. `steps` holds a row's diagonal and the square of the off-diagonal before it, both
+// over the norm; the others are for vectors, after the eigenvalues.
+struct Arrays {
+  float* diag;
+  float* off;
+  float* pivots;  // [2 * kBatch, p + 1], then the ring of reflectors
+  float* beta;    // [p]
+  float* z;       // [kBatch, p]
+  float2* steps;  // [p], in the place of z
+};
+
+__host__ __device__ inline uint32_t ArrayFloats(uint32_t p) {
+  return 3 * p + 2 * kBatch * (p + 1) + kBatch * p;
 }
 
-__device__ void CountAll(const float* diag, const float* off2, uint32_t p, Room* room,
-                         uint32_t count) {
-  __syncthreads();
-  if (threadIdx.x < count) {
-    room->above[threadIdx.x] = CountAbove(diag, off2, p, room->shifts[threadIdx.x]);
+// above[i] = eigenvalues above shifts[i]. The Sturm sequence itself, p_i = (d_i - s) p_{i-1} -
+// e_i^2 p_{i-2}, needs no division; every four steps it is scaled back. Its sign changes are the
+// eigenvalues below, and signs gather in a word.
+__device__ __forceinline__ void CountAbove(const float2* steps, uint32_t p, Room* room) {
+  const uint32_t lane = threadIdx.x;
+  float s[kEach], before[kEach], here[kEach];
+  uint32_t signs[kEach], below[kEach];
+  __syncwarp();
+#pragma unroll
+  for (uint32_t k = 0; k < kEach; ++k) {
+    s[k] = room->shifts[lane + kWarp * k];
+    before[k] = 0;
+    here[k] = 1;
+    signs[k] = below[k] = 0;
   }
-  __syncthreads();
-}
-
-// The leading eigenvalues, and the others where the shrinker wants them, to lambda.
-__device__ void FindEigenvalues(const EncodeBatch& b, const float* diag, const float* off2,
-                                float top, Room* room, double* lambda) {
-  const uint32_t p = b.p, leading = b.leading, tid = threadIdx.x;
-  if (!(top > 0)) {
-    for (uint32_t i = tid; i < p; i += kThreads) lambda[i] = 0;
-    __syncthreads();
-    return;
-  }
-  top *= 1.00001f;
-  room->shifts[tid] = top * exp2f(-kOctaves * static_cast<float>(tid) / (kThreads - 1));
-  CountAll(diag, off2, p, room, kThreads);
-  if (tid < leading) {
-    const auto j = static_cast<int32_t>(tid);
-    uint32_t g = 0;
-    for (uint32_t step = kThreads / 2; step > 0; step /= 2) {
-      if (room->above[g + step - 1] <= j) g += step;
-    }
-    if (g < kThreads && room->above[g] <= j) ++g;
-    room->low[tid] = g < kThreads ? room->shifts[g] : 0;
-    room->high[tid] = g > 0 ? room->shifts[g - 1] : top;
-  }
-  // Interior points of each bracket, evenly spaced.
-  const uint32_t points = kThreads / leading;
-  for (uint32_t width = kRefinement; width > 0; width /= points + 1) {
-    __syncthreads();
-    const uint32_t j = tid / points, at = tid % points;
-    if (j < leading) {
-      const float low = room->low[j];
-      room->shifts[tid] = low + (room->high[j] - low) *
-                                    (static_cast<float>(at + 1) / static_cast<float>(points + 1));
-    }
-    CountAll(diag, off2, p, room, leading * points);
-    if (tid < leading) {
-      for (uint32_t i = 0; i < points; ++i) {
-        const float shift = room->shifts[tid * points + i];
-        if (room->above[tid * points + i] > static_cast<int32_t>(tid)) {
-          room->low[tid] = shift;
-        } else {
-          room->high[tid] = fminf(room->high[tid], shift);
+  for (uint32_t first = 0; first < p; first += 16) {
+#pragma unroll
+    for (uint32_t i = 0; i < 16; i += 2) {
+      const float4 two = *reinterpret_cast<const float4*>(steps + first + i);
+#pragma unroll
+      for (uint32_t k = 0; k < kEach; ++k) {
+        before[k] = fmaf(two.x - s[k], here[k], -(two.y * before[k]));
+        signs[k] = __funnelshift_l(__float_as_uint(before[k]), signs[k], 1);
+        here[k] = fmaf(two.z - s[k], before[k], -(two.w * here[k]));
+        signs[k] = __funnelshift_l(__float_as_uint(here[k]), signs[k], 1);
+        if (i % 4 == 2) {
+          const uint32_t exponent =
+              __float_as_uint(fmaxf(fabsf(before[k]), fabsf(here[k]))) & 0x7f800000u;
+          const float scale = __uint_as_float(0x7f000000u - exponent);
+          before[k] *= scale;
+          here[k] *= scale;
         }
       }
     }
+#pragma unroll
+    for (uint32_t k = 0; k < kEach; ++k) below[k] += __popc((signs[k] ^ signs[k] >> 1) & 0xffffu);
   }
-  __syncthreads();
-  if (tid == 0) {
-    double before = DBL_MAX;
-    for (uint32_t j = 0; j < leading; ++j) {
-      const double value = 0.5 * (static_cast<double>(room->low[j]) + room->high[j]);
-      before = fmin(before, value);
-      lambda[j] = before;
+#pragma unroll
+  for (uint32_t k = 0; k < kEach; ++k) {
+    room->above[lane + kWarp * k] = static_cast<int32_t>(p - below[k]);
+  }
+  __syncwarp();
+}
+
+// Which eigenvalues are wanted sharp: the first `count`, except that the last may be further down.
+struct Wanted {
+  uint32_t count, last;
+  __device__ uint32_t At(uint32_t i) const { return i + 1 == count ? last : i; }
+};
+
+// The bracket of eigenvalue j out of the first shifts, the i-th of those wanted.
+__device__ inline void TakeBracket(int32_t j, uint32_t i, Room* room) {
+  uint32_t g = 0;
+  for (uint32_t step = kShifts / 2; step > 0; step /= 2) {
+    if (room->above[g + step - 1] <= j) g += step;
+  }
+  if (room->above[g] <= j) ++g;
+  room->low[i] = g < kShifts ? room->shifts[g] : 0;
+  room->high[i] = g > 0 ? room->shifts[g - 1] : 1;
+}
+
+__device__ inline void NarrowBracket(int32_t j, uint32_t i, uint32_t points, Room* room) {
+  float low = room->low[i], high = room->high[i];
+  for (uint32_t k = i * points; k < (i + 1) * points; ++k) {
+    const float shift = room->shifts[k];
+    if (room->above[k] > j) {
+      low = shift;
+    } else {
+      high = fminf(high, shift);
     }
   }
-  __syncthreads();
-  if (b.optimal == 0) {
-    // Only means over the bulk look further.
-    for (uint32_t i = leading + tid; i < p; i += kThreads) lambda[i] = 0;
-    __syncthreads();
-    return;
+  room->low[i] = low;
+  room->high[i] = high;
+}
+
+// Brackets of the wanted eigenvalues, relative to the norm: shifts evenly spaced on a logarithmic
+// scale first, then interior points of each bracket.
+__device__ __forceinline__ void FindBrackets(const float2* steps, uint32_t p, const Wanted& wanted,
+                                             Room* room) {
+  const uint32_t lane = threadIdx.x;
+  const uint32_t points = kShifts / wanted.count;
+  uint32_t bracket[kEach];
+  float share[kEach];
+#pragma unroll
+  for (uint32_t k = 0; k < kEach; ++k) {
+    const uint32_t i = lane + kWarp * k;
+    bracket[k] = min(i / points, wanted.count - 1);
+    share[k] = static_cast<float>(i % points + 1) / static_cast<float>(points + 1);
+    room->shifts[i] = exp2f(-kOctaves * static_cast<float>(i) / (kShifts - 1));
   }
-  const double last = lambda[leading - 1];
-  const double width = last / kBulkShifts;
-  if (tid < kBulkShifts) {
-    room->shifts[tid] =
-        tid + 1 == kBulkShifts ? 0.0f : static_cast<float>(last - width * (tid + 1));
+  bool first = true;
+  for (uint32_t width = kRefinement * (points + 1); width > 0; width /= points + 1) {
+    CountAbove(steps, p, room);
+    for (uint32_t i = lane; i < wanted.count; i += kWarp) {
+      const auto j = static_cast<int32_t>(wanted.At(i));
+      if (first) {
+        TakeBracket(j, i, room);
+      } else {
+        NarrowBracket(j, i, points, room);
+      }
+    }
+    first = false;
+    __syncwarp();
+#pragma unroll
+    for (uint32_t k = 0; k < kEach; ++k) {
+      const float low = room->low[bracket[k]];
+      room->shifts[lane + kWarp * k] = low + (room->high[bracket[k]] - low) * share[k];
+    }
   }
-  CountAll(diag, off2, p, room, kBulkShifts);
-  if (tid == 0) {
+}
+
+// Eigenvalues past the sharp ones lie between 0 and the last of these; within a bin they are spread
+// evenly. Only means over the bulk look that far.
+__device__ __noinline__ void SpreadBulk(const float2* steps, uint32_t p, uint32_t leading,
+                                        float norm, Room* room, double* lambda) {
+  const double last = lambda[leading - 1], width = last / kShifts;
+  for (uint32_t i = threadIdx.x; i < kShifts; i += kWarp) {
+    const double shift = i + 1 == kShifts ? 0 : (last - width * (i + 1)) / norm;
+    room->shifts[i] = static_cast<float>(shift);
+  }
+  CountAbove(steps, p, room);
+  if (threadIdx.x == 0) {
     uint32_t at = leading;
-    for (uint32_t g = 0; g < kBulkShifts && at < p; ++g) {
-      const uint32_t end = min(p, static_cast<uint32_t>(max(room->above[g], 0)));
+    for (uint32_t g = 0; g < kShifts && at < p; ++g) {
+      const uint32_t end = min(p, static_cast<uint32_t>(room->above[g]));
       if (end <= at) continue;
       const double high = last - width * g;
       const double members = end - at;
@@ -133,17 +186,57 @@ __device__ void FindEigenvalues(const EncodeBatch& b, const float* diag, const f
     }
     for (; at < p; ++at) lambda[at] = 0;
   }
-  __syncthreads();
+  __syncwarp();
 }
 
-// Eigenvalues of all rounds, the edge, the rank, and how many directions dominate. One thread;
-// `all` holds those of this round already.
+// The wanted eigenvalues to lambda, the others zero or, where the shrinker wants them, spread.
+__device__ void FindEigenvalues(const EncodeBatch& b, const Arrays& arrays, uint32_t deflated,
+                                Room* room, double* lambda) {
+  const uint32_t p = b.p, lane = threadIdx.x;
+  float bound = 0;
+  for (uint32_t i = lane; i < p; i += kWarp) {
+    const float before = i > 0 ? fabsf(arrays.off[i - 1]) : 0.0f;
+    bound = fmaxf(bound, arrays.diag[i] + before + fabsf(arrays.off[i]));
+  }
+  const float top = __uint_as_float(WarpMax(__float_as_uint(bound)));
+  for (uint32_t i = lane; i < p; i += kWarp) lambda[i] = 0;
+  __syncwarp();
+  if (!(top > 0)) return;
+  const float norm = top * 1.00001f;
+  for (uint32_t i = lane; i < p; i += kWarp) {
+    const float e = i > 0 ? arrays.off[i - 1] / norm : 0.0f;
+    arrays.steps[i] = make_float2(arrays.diag[i] / norm, i > 0 ? fmaxf(e * e, kLeastSquare) : 0.0f);
+  }
+  // Without directions from earlier rounds only lambda_{k+1} and lambda_{2k+1} count behind the k
+  // that may be outliers.
+  const bool few = b.optimal == 0 && deflated == 0;
+  const Wanted wanted = {few ? b.k + 2 : b.leading, few ? 2 * b.k : b.leading - 1};
+  FindBrackets(arrays.steps, p, wanted, room);
+  if (lane == 0) {
+    double before = DBL_MAX;
+    for (uint32_t i = 0; i < wanted.count; ++i) {
+      const double value = 0.5 * (static_cast<double>(room->low[i]) + room->high[i]) * norm;
+      before = fmin(before, value);
+      lambda[wanted.At(i)] = before;
+    }
+  }
+  __syncwarp();
+  if (b.optimal != 0) SpreadBulk(arrays.steps, p, b.leading, norm, room, lambda);
+}
+
+// Bits 0.. up to the first one that is not set.
+__device__ inline uint32_t LeadingOnes(uint32_t bits) {
+  return bits == kAllLanes ? 32 : __ffs(~bits) - 1;
+}
+
+// Eigenvalues of all rounds, the edge, the rank, and how many directions dominate. `all` holds
+// those of this round already.
 __device__ void Decide(const EncodeBatch& b, const double* round, double* all, Slot* slot,
                        uint32_t round_number) {
-  const uint32_t p = b.p, deflated = slot->deflated;
+  const uint32_t p = b.p, k = b.k, deflated = slot->deflated, lane = threadIdx.x;
   // Each direction taken out left a zero behind, the smallest of this round. Descending, by
   // insertion: the directions come first already, in nearly all cases.
-  if (deflated > 0) {
+  if (deflated > 0 && lane == 0) {
     uint32_t count = 0;
     const auto insert = [&](double value) {
       uint32_t at = count++;
@@ -153,61 +246,68 @@ __device__ void Decide(const EncodeBatch& b, const double* round, double* all, S
     for (uint32_t i = 0; i < deflated; ++i) insert(slot->direction_lambda[i]);
     for (uint32_t i = 0; i < p - deflated; ++i) insert(round[i]);
   }
-  const uint32_t k = b.k;
-  const double upper = all[k], lower = all[2 * k];
-  slot->edge = upper + (upper - lower) / b.edge_law;
-  slot->rank = 0;
-  slot->deficient = upper <= kDeficiency * all[0];
-  if (slot->deficient != 0) {
-    while (slot->rank < k && all[slot->rank] > kDeficiency * all[0]) ++slot->rank;
+  __syncwarp();
+  const double largest = all[0], upper = all[k], lower = all[2 * k];
+  const double edge = upper + (upper - lower) / b.edge_law;
+  const double mine = lane < k ? all[lane] : 0;
+  const bool deficient = upper <= kDeficiency * largest;
+  uint32_t rank;
+  if (deficient) {
+    rank = LeadingOnes(__ballot_sync(kAllLanes, lane < k && mine > kDeficiency * largest));
   } else {
-    for (uint32_t j = 0; j < k; ++j) {
-      if (all[j] / slot->edge - 1 - b.rank_threshold > 0) slot->rank = j + 1;
-    }
+    rank = 32 - __clz(__ballot_sync(kAllLanes, lane < k && mine / edge - 1 - b.rank_threshold > 0));
   }
-  const double floor = fmax(kDominance * all[2 * k], kRounding * all[0]);
-  uint32_t dominant = 0;
-  while (dominant + deflated < k && round[dominant] > floor) ++dominant;
+  const double floor = fmax(kDominance * lower, kRounding * largest);
+  uint32_t dominant =
+      LeadingOnes(__ballot_sync(kAllLanes, lane + deflated < k && round[lane] > floor));
   if (round_number + 1 == kMaxDeflationRounds) dominant = 0;
-  slot->dominant = dominant;
-  slot->solved = dominant == 0;
+  __syncwarp();
+  if (lane == 0) {
+    slot->edge = edge;
+    slot->deficient = deficient;
+    slot->rank = rank;
+    slot->dominant = dominant;
+    slot->solved = dominant == 0;
+  }
+  __syncwarp();
 }
 
 __device__ inline float AwayFromZero(float q, float tiny) { return fabsf(q) < tiny ? tiny : q; }
 
 // Twisted factorisation at shifts[i], i < count: L D L^T from the top and U D U^T from the bottom
-// meet where the vector is largest; solving outwards needs no pivoting. Leaves unit vectors in z,
-// and corrects the shifts by the Rayleigh quotient. pivots: [2 * kBatch][p + 1].
-__device__ void TwistedVectors(const float* diag, const float* off, uint32_t p, float tiny,
-                               uint32_t count, float* shifts, float* pivots, float* z) {
-  const uint32_t stride = p + 1;
-  __syncthreads();
-  if (threadIdx.x < 2 * kBatch && threadIdx.x / 2 < count) {
-    const float shift = shifts[threadIdx.x / 2];
-    const bool up = threadIdx.x % 2 != 0;
-    float* out = pivots + threadIdx.x * stride;
-    uint32_t at = up ? p - 1 : 0;
-    float q = AwayFromZero(diag[at] - shift, tiny);
-    out[at] = q;
-    for (uint32_t i = 1; i < p; ++i) {
-      const uint32_t next = up ? at - 1 : at + 1;
-      const float e = off[up ? next : at];
-      q = AwayFromZero((diag[next] - shift) - __fdividef(e * e, q), tiny);
-      out[next] = q;
-      at = next;
-    }
+// meet where the vector is largest; solving outwards needs no pivoting. A lane runs one half of
+// one.
+__device__ void Factorise(const Arrays& arrays, uint32_t p, float tiny, uint32_t count,
+                          const float* shifts) {
+  if (threadIdx.x >= 2 * count) return;
+  const float shift = shifts[threadIdx.x / 2];
+  const bool up = threadIdx.x % 2 != 0;
+  float* out = arrays.pivots + threadIdx.x * (p + 1);
+  uint32_t at = up ? p - 1 : 0;
+  float q = AwayFromZero(arrays.diag[at] - shift, tiny);
+  out[at] = q;
+#pragma unroll 4
+  for (uint32_t i = 1; i < p; ++i) {
+    const uint32_t next = up ? at - 1 : at + 1;
+    const float e = arrays.off[up ? next : at];
+    q = AwayFromZero((arrays.diag[next] - shift) - __fdividef(e * e, q), tiny);
+    out[next] = q;
+    at = next;
   }
-  __syncthreads();
-  const uint32_t vector = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (vector >= count) return;
-  const float shift = shifts[vector];
-  float* down = pivots + 2 * vector * stride;
-  float* up = down + stride;
-  float* out = z + vector * p;
+}
+
+// The unit vector of one factorisation to z, for the whole warp; returns the Rayleigh quotient's
+// correction of the shift.
+__device__ float SolveTwisted(const Arrays& arrays, uint32_t p, uint32_t vector, float shift) {
+  const uint32_t lane = threadIdx.x;
+  const float* down = arrays.pivots + 2 * vector * (p + 1);
+  const float* up = down + p + 1;
+  const float* off = arrays.off;
+  float* out = arrays.z + vector * p;
   float least = INFINITY, gamma = 0;
   uint32_t twist = 0;
   for (uint32_t i = lane; i < p; i += kWarp) {
-    const float g = down[i] + up[i] - (diag[i] - shift);
+    const float g = down[i] + up[i] - (arrays.diag[i] - shift);
     if (fabsf(g) < least) {
       least = fabsf(g);
       gamma = g;
@@ -233,8 +333,8 @@ __device__ void TwistedVectors(const float* diag, const float* off, uint32_t p, 
     out[i] = ratio;
   }
   __syncwarp();
-  // Running products outwards: a lane multiplies its stretch, then what lies between it and the
-  // twist. Elements at the twist and beyond count as one for the other side.
+  // A lane multiplies its stretch, then what lies between it and the twist. Elements at the twist
+  // and beyond count as one for the other side.
   const uint32_t stretch = (p + kWarp - 1) / kWarp;
   const uint32_t begin = min(lane * stretch, p), end = min(begin + stretch, p);
   float below = 1, above = 1;
@@ -266,74 +366,128 @@ __device__ void TwistedVectors(const float* diag, const float* off, uint32_t p, 
   const float scale = 1.0f / sqrtf(norm);
   for (uint32_t i = lane; i < p; i += kWarp) out[i] *= scale;
   __syncwarp();
-  if (lane == 0) shifts[vector] = shift + gamma / norm;
+  return gamma / norm;
 }
 
-// z[vector] = Q z[vector] for the calling warp. A lane holds kPieces elements.
+// Reflectors on their way to shared memory: a ring of kRing rows, copied kGroup rows at a time.
+constexpr uint32_t kRing = 16, kGroup = 4;
+
+// Row s of the reflectors, entries past the reflector's as zeros; nothing past the last row.
+__device__ inline void CopyReflectors(const float* g, uint32_t p, uint32_t first, float* ring) {
+  for (uint32_t s = first; s < first + kGroup; ++s) {
+    for (uint32_t c = 4 * threadIdx.x; s < p && c < p; c += 4 * kWarp) {
+      const uint32_t bytes = c < s ? min(s - c, 4u) * sizeof(float) : 0;
+      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(ring + s % kRing * p + c));
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                   "l"(g + size_t{s} * p + c), "r"(bytes)
+                   : "memory");
+    }
+  }
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// z[i] = Q z[i] for kTogether vectors. A lane holds kPieces elements of each, four in a row.
 template <uint32_t kPieces>
-__device__ void BackTransform(const float* g, const float* beta, uint32_t p, float* z) {
-  const uint32_t lane = threadIdx.x % kWarp;
-  float x[kPieces], v[kPieces], next[kPieces];
+__device__ void BackTransform(const float* g, const float* beta, uint32_t p, float* ring,
+                              float* z) {
+  constexpr uint32_t kTogether = 4;
+  const uint32_t lane = threadIdx.x;
+  const auto place = [&](uint32_t i) { return i / 4 * 4 * kWarp + 4 * lane + i % 4; };
+  float x[kTogether][kPieces];
+#pragma unroll
+  for (uint32_t j = 0; j < kTogether; ++j) {
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i) x[j][i] = place(i) < p ? z[j * p + place(i)] : 0.0f;
+  }
+  __syncwarp();
+  for (uint32_t s = 0; s < kRing; s += kGroup) CopyReflectors(g, p, s, ring);
+  const bool high16 = (lane & 16) != 0, high8 = (lane & 8) != 0;
+  for (uint32_t first = 0; first < p; first += kGroup) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kRing / kGroup - 1) : "memory");
+    __syncwarp();
+    for (uint32_t s = max(first, 1u); s < first + kGroup; ++s) {
+      const float beta_s = beta[s];
+      float v[kPieces], sums[kTogether] = {};
+#pragma unroll
+      for (uint32_t i = 0; i < kPieces; i += 4) {
+        float4 four = make_float4(0, 0, 0, 0);
+        if (place(i) < p) four = *reinterpret_cast<const float4*>(ring + s % kRing * p + place(i));
+        v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+      }
+#pragma unroll
+      for (uint32_t j = 0; j < kTogether; ++j) {
+#pragma unroll
+        for (uint32_t i = 0; i < kPieces; ++i) sums[j] = fmaf(v[i], x[j][i], sums[j]);
+      }
+      // The four sums over the warp: eight lanes end with one of them each.
+      const float s0 =
+          (high16 ? sums[2] : sums[0]) + __shfl_xor_sync(kAllLanes, high16 ? sums[0] : sums[2], 16);
+      const float s1 =
+          (high16 ? sums[3] : sums[1]) + __shfl_xor_sync(kAllLanes, high16 ? sums[1] : sums[3], 16);
+      float sum = (high8 ? s1 : s0) + __shfl_xor_sync(kAllLanes, high8 ? s0 : s1, 8);
+#pragma unroll
+      for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+      sum *= beta_s;
+#pragma unroll
+      for (uint32_t j = 0; j < kTogether; ++j) {
+        const float minus = -__shfl_sync(kAllLanes, sum, 8 * j);
+#pragma unroll
+        for (uint32_t i = 0; i < kPieces; ++i) x[j][i] = fmaf(minus, v[i], x[j][i]);
+      }
+    }
+    __syncwarp();
+    CopyReflectors(g, p, first + kRing, ring);
+  }
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#pragma unroll
+  for (uint32_t j = 0; j < kTogether; ++j) {
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i) {
+      if (place(i) < p) z[j * p + place(i)] = x[j][i];
+    }
+  }
+  __syncwarp();
+}
+
+// Makes z orthonormal to the vectors so far and appends it to them, unless little is left of it.
+// Gram-Schmidt twice.
+template <uint32_t kPieces>
+__device__ bool AppendOrthonormalised(const float* z, float* shorts, uint32_t have, uint32_t p) {
+  const uint32_t lane = threadIdx.x;
+  float x[kPieces];
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint32_t c = lane + kWarp * i;
     x[i] = c < p ? z[c] : 0.0f;
-    next[i] = c < 1 ? g[p + c] : 0.0f;
   }
-  for (uint32_t s = 1; s < p; ++s) {
-    float sum = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (uint32_t j = 0; j < have; ++j) {
+      float other[kPieces], overlap = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint32_t c = lane + kWarp * i;
-      v[i] = next[i];
-      next[i] = s + 1 < p && c <= s ? g[size_t{s + 1} * p + c] : 0.0f;
-      sum = fmaf(v[i], x[i], sum);
+      for (uint32_t i = 0; i < kPieces; ++i) {
+        const uint32_t c = lane + kWarp * i;
+        other[i] = c < p ? shorts[size_t{j} * p + c] : 0.0f;
+        overlap = fmaf(x[i], other[i], overlap);
+      }
+      overlap = WarpSum(overlap);
+#pragma unroll
+      for (uint32_t i = 0; i < kPieces; ++i) x[i] = fmaf(-overlap, other[i], x[i]);
     }
-    sum = WarpSum(sum) * beta[s];
+    float norm = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < kPieces; ++i) x[i] = fmaf(-sum, v[i], x[i]);
+    for (uint32_t i = 0; i < kPieces; ++i) norm = fmaf(x[i], x[i], norm);
+    norm = WarpSum(norm);
+    if (!(norm > 0.01f) || !isfinite(norm)) return false;
+    const float scale = 1.0f / sqrtf(norm);
+#pragma unroll
+    for (uint32_t i = 0; i < kPieces; ++i) x[i] *= scale;
   }
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint32_t c = lane + kWarp * i;
-    if (c < p) z[c] = x[i];
+    if (c < p) shorts[size_t{have} * p + c] = x[i];
   }
-}
-
-// Makes z orthonormal to the vectors so far and appends it to them, unless little is left of it.
-// The whole block; classical Gram-Schmidt twice.
-__device__ bool AppendOrthonormalised(const float* z, float* shorts, uint32_t have, uint32_t p,
-                                      Room* room) {
-  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  float* out = shorts + size_t{have} * p;
-  __syncthreads();
-  for (uint32_t i = threadIdx.x; i < p; i += kThreads) out[i] = z[i];
-  for (int pass = 0; pass < 2; ++pass) {
-    __syncthreads();
-    for (uint32_t j = warp; j < have; j += kThreads / kWarp) {
-      float sum = 0;
-      for (uint32_t i = lane; i < p; i += kWarp) {
-        sum = fmaf(out[i], shorts[size_t{j} * p + i], sum);
-      }
-      sum = WarpSum(sum);
-      if (lane == 0) room->overlaps[j] = sum;
-    }
-    __syncthreads();
-    float squares = 0;
-    for (uint32_t i = threadIdx.x; i < p; i += kThreads) {
-      float e = out[i];
-      for (uint32_t j = 0; j < have; ++j) {
-        e = fmaf(-room->overlaps[j], shorts[size_t{j} * p + i], e);
-      }
-      out[i] = e;
-      squares = fmaf(e, e, squares);
-    }
-    const float norm = BlockSum(squares, room->norms);
-    if (!(norm > 0.01f) || !isfinite(norm)) return false;
-    const float scale = 1.0f / sqrtf(norm);
-    for (uint32_t i = threadIdx.x; i < p; i += kThreads) out[i] *= scale;
-  }
-  __syncthreads();
+  __syncwarp();
   return true;
 }
 
@@ -389,14 +543,14 @@ __device__ void Normalise(double* x, uint32_t p) {
 }
 
 // Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell
-// apart. Off the fast path.
+// apart. Off the fast path. `solve` has room for 4 p doubles.
 template <uint32_t kPieces>
-__device__ bool AppendFallback(const float* diag, const float* off, const float* g,
-                               const float* beta, uint32_t p, double lambda, double* solve,
-                               float* z, float* shorts, uint32_t have, Room* room) {
+__device__ __noinline__ bool AppendFallback(const Arrays& arrays, const float* g, uint32_t p,
+                                            double lambda, double* solve, float* shorts,
+                                            uint32_t have) {
   uint64_t state = 1 + have;
+  float* z = reinterpret_cast<float*>(solve + p);
   for (int attempt = 0; attempt < 8; ++attempt) {
-    __syncthreads();
     if (threadIdx.x == 0) {
       double* x = solve;
       for (uint32_t i = 0; i < p; ++i) {
@@ -404,134 +558,133 @@ __device__ bool AppendFallback(const float* diag, const float* off, const float*
       }
       // Later attempts settle for any direction not yet taken.
       for (int step = 0; step < 3 && attempt < 4; ++step) {
-        SolveShifted(diag, off, p, lambda, x, solve + p, solve + 2 * p, solve + 3 * p);
+        SolveShifted(arrays.diag, arrays.off, p, lambda, x, solve + p, solve + 2 * p,
+                     solve + 3 * p);
         Normalise(x, p);
       }
       Normalise(x, p);
-      for (uint32_t i = 0; i < p; ++i) z[i] = static_cast<float>(x[i]);
     }
-    __syncthreads();
-    if (threadIdx.x < kWarp) BackTransform<kPieces>(g, beta, p, z);
-    if (AppendOrthonormalised(z, shorts, have, p, room)) return true;
+    __syncwarp();
+    // One vector and three of zeros, where the elimination had its work.
+    for (uint32_t i = threadIdx.x; i < 4 * p; i += kWarp) {
+      z[i] = i < p ? static_cast<float>(solve[i]) : 0.0f;
+    }
+    __syncwarp();
+    BackTransform<kPieces>(g, arrays.beta, p, arrays.pivots, z);
+    if (AppendOrthonormalised<kPieces>(z, shorts, have, p)) return true;
   }
   return false;
 }
 
 template <uint32_t kPieces>
 __device__ void AppendVectors(const EncodeBatch& b, uint32_t slot_index, uint32_t count,
-                              const double* lambda, const float* diag, const float* off,
-                              float* pivots, float* z, Room* room) {
+                              const double* lambda, const Arrays& arrays, Room* room) {
   Slot* slot = &b.slots[slot_index];
-  const uint32_t p = b.p;
+  const uint32_t p = b.p, lane = threadIdx.x;
   const float* g = b.gram + size_t{slot_index} * p * p;
-  const float* beta = b.tri + (size_t{slot_index} * 3 + 2) * p;
   float* shorts = b.shorts + size_t{slot_index} * kMaxVectors * p;
   const float tiny = fmaxf(static_cast<float>(lambda[0]) * 1e-14f, FLT_MIN);
-  float* shifts = room->shifts;
-  float* sharp = room->shifts + kBatch;
   uint32_t have = slot->vectors;
   for (uint32_t first = 0; first < count; first += kBatch) {
     const uint32_t batch = min(kBatch, count - first);
-    __syncthreads();
-    if (threadIdx.x < batch) {
-      shifts[threadIdx.x] = sharp[threadIdx.x] = static_cast<float>(lambda[first + threadIdx.x]);
-    }
-    TwistedVectors(diag, off, p, tiny, batch, sharp, pivots, z);
-    __syncthreads();
-    // A Rayleigh correction larger than the bisection's error belongs to a neighbour.
-    if (threadIdx.x < batch) {
-      const float shift = shifts[threadIdx.x], corrected = sharp[threadIdx.x];
-      if (!(fabsf(corrected - shift) <= 2e-4f * shift)) sharp[threadIdx.x] = shift;
-    }
-    TwistedVectors(diag, off, p, tiny, batch, sharp, pivots, z);
-    const uint32_t warp = threadIdx.x / kWarp;
     __syncwarp();
-    if (warp < batch) BackTransform<kPieces>(g, beta, p, z + warp * p);
+    for (uint32_t i = lane; i < kBatch * p; i += kWarp) arrays.z[i] = 0;
+    if (lane < batch) room->at[lane] = static_cast<float>(lambda[first + lane]);
+    // Once for the Rayleigh quotient's shift, once with it.
+    for (int pass = 0; pass < 2; ++pass) {
+      __syncwarp();
+      Factorise(arrays, p, tiny, batch, room->at);
+      __syncwarp();
+      for (uint32_t i = 0; i < batch; ++i) {
+        const float shift = room->at[i];
+        const float correction = SolveTwisted(arrays, p, i, shift);
+        // One larger than the bisection's error belongs to a neighbour.
+        if (lane == 0 && fabsf(correction) <= 2e-4f * shift) room->at[i] = shift + correction;
+      }
+    }
+    __syncwarp();
+    for (uint32_t i = 0; i < batch; i += 4) {
+      BackTransform<kPieces>(g, arrays.beta, p, arrays.pivots, arrays.z + i * p);
+    }
     for (uint32_t i = 0; i < batch; ++i) {
       const double value = lambda[first + i];
-      bool appended = AppendOrthonormalised(z + i * p, shorts, have, p, room);
+      bool appended = AppendOrthonormalised<kPieces>(arrays.z + i * p, shorts, have, p);
       if (!appended) {
-        appended = AppendFallback<kPieces>(diag, off, g, beta, p, value,
-                                           b.solve + size_t{slot_index} * 4 * p, pivots, shorts,
-                                           have, room);
+        appended = AppendFallback<kPieces>(arrays, g, p, value,
+                                           b.solve + size_t{slot_index} * 4 * p, shorts, have);
       }
       if (!appended) continue;
-      if (threadIdx.x == 0) slot->direction_lambda[have] = value;
+      if (lane == 0) slot->direction_lambda[have] = value;
       ++have;
     }
   }
-  __syncthreads();
-  if (threadIdx.x == 0) slot->vectors = have;
+  __syncwarp();
+  if (lane == 0) slot->vectors = have;
 }
 
 template <uint32_t kPieces>
-__global__ void __launch_bounds__(kThreads, kPieces <= 4 ? 4 : 2)
+__global__ void __launch_bounds__(kWarp, kPieces <= 4   ? 14
+                                         : kPieces <= 8 ? 8
+                                                        : 4)
     EigenKernel(const __grid_constant__ EncodeBatch b, uint32_t round) {
-  extern __shared__ __align__(16) float arrays[];
+  extern __shared__ __align__(16) float memory[];
   __shared__ Room room;
-  const uint32_t p = b.p;
-  float* diag = arrays;
-  float* off = diag + p;
-  float* off2 = off + p;
-  float* pivots = off2 + p;                  // [2 * kBatch, p + 1]
-  float* z = pivots + 2 * kBatch * (p + 1);  // [kBatch, p]
-  const uint32_t slots = round == 0 ? b.counters[0] : b.counters[round];
+  const uint32_t p = b.p, lane = threadIdx.x;
+  Arrays arrays;
+  arrays.z = memory;
+  arrays.steps = reinterpret_cast<float2*>(memory);
+  arrays.diag = arrays.z + kBatch * p;
+  arrays.off = arrays.diag + p;
+  arrays.beta = arrays.off + p;
+  arrays.pivots = arrays.beta + p;
+  const uint32_t slots = SlotCount(b, round);
   for (uint32_t at = blockIdx.x; at < slots; at += gridDim.x) {
-    const uint32_t index = round == 0 ? at : b.pending[size_t{round - 1} * b.max_slots + at];
+    const uint32_t index = SlotAt(b, round, at);
     Slot* slot = &b.slots[index];
     if (slot->finite == 0) continue;
     const float* tri = b.tri + size_t{index} * 3 * p;
     double* lambda = b.lambda + size_t{index} * 2 * p;
-    __syncthreads();
-    float bound = 0;
-    for (uint32_t i = threadIdx.x; i < p; i += kThreads) {
-      const float before = i > 0 ? fabsf(tri[p + i - 1]) : 0.0f;
-      const float after = i + 1 < p ? fabsf(tri[p + i]) : 0.0f;
-      diag[i] = tri[i];
-      off[i] = i + 1 < p ? tri[p + i] : 0.0f;
-      // Never zero: a zero pivot must give an infinity, not 0/0.
-      off2[i] = fmaxf(after * after, FLT_MIN);
-      bound = fmaxf(bound, tri[i] + before + after);
+    __syncwarp();
+    for (uint32_t i = lane; i < p; i += kWarp) {
+      arrays.diag[i] = tri[i];
+      arrays.off[i] = i + 1 < p ? tri[p + i] : 0.0f;
+      arrays.beta[i] = tri[2 * p + i];
     }
-    const float top =
-        __uint_as_float(BlockMax(__float_as_uint(bound), reinterpret_cast<uint32_t*>(room.norms)));
-    FindEigenvalues(b, diag, off2, top, &room, lambda);
-    for (uint32_t i = threadIdx.x; i < p; i += kThreads) lambda[p + i] = lambda[i];
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      Decide(b, lambda, lambda + p, slot, round);
-      room.count =
-          slot->solved != 0 ? slot->rank - min(slot->rank, slot->deflated) : slot->dominant;
-    }
-    __syncthreads();
-    const uint32_t count = room.count;
-    if (count > 0) AppendVectors<kPieces>(b, index, count, lambda, diag, off, pivots, z, &room);
-    if (threadIdx.x == 0) {
-      if (slot->solved != 0) {
-        slot->rank = min(slot->rank, slot->vectors);
-      } else {
-        const uint32_t place = atomicAdd(&b.counters[1 + round], 1);
-        b.pending[size_t{round} * b.max_slots + place] = index;
-      }
+    __syncwarp();
+    FindEigenvalues(b, arrays, slot->deflated, &room, lambda);
+    for (uint32_t i = lane; i < p; i += kWarp) lambda[p + i] = lambda[i];
+    Decide(b, lambda, lambda + p, slot, round);
+    const bool solved = slot->solved != 0;
+    const uint32_t count = solved ? slot->rank - min(slot->rank, slot->deflated) : slot->dominant;
+    if (count > 0) AppendVectors<kPieces>(b, index, count, lambda, arrays, &room);
+    __syncwarp();
+    if (lane != 0) continue;
+    if (solved) {
+      slot->rank = min(slot->rank, slot->vectors);
+    } else {
+      const uint32_t place = atomicAdd(&b.counters[1 + round], 1);
+      b.pending[size_t{round} * b.max_slots + place] = index;
     }
   }
 }
 
 template <uint32_t kPieces>
 cudaError_t LaunchEigenOf(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
-  const uint32_t floats = 3 * b.p + 2 * kBatch * (b.p + 1) + kBatch * b.p;
-  const cudaError_t error = cudaFuncSetAttribute(
-      EigenKernel<kPieces>, cudaFuncAttributeMaxDynamicSharedMemorySize, 27 * 513 * 4);
+  const cudaError_t error =
+      cudaFuncSetAttribute(EigenKernel<kPieces>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(ArrayFloats(32 * kPieces) * sizeof(float)));
   if (error != cudaSuccess) return error;
-  const uint32_t grid = round == 0 || b.max_slots < 264 ? b.max_slots : 264;
-  EigenKernel<kPieces><<<grid, kThreads, floats * sizeof(float), stream>>>(b, round);
+  EigenKernel<kPieces>
+      <<<BlocksOfRound(b, round), kWarp, ArrayFloats(b.p) * sizeof(float), stream>>>(b, round);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 cudaError_t LaunchEigen(const EncodeBatch& b, uint32_t round, cudaStream_t stream) {
-  return b.p <= 128 ? LaunchEigenOf<4>(b, round, stream) : LaunchEigenOf<16>(b, round, stream);
+  if (b.p <= 128) return LaunchEigenOf<4>(b, round, stream);
+  if (b.p <= 256) return LaunchEigenOf<8>(b, round, stream);
+  return LaunchEigenOf<16>(b, round, stream);
 }
 
 }  // namespace kvstow::gpu

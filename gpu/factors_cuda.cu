@@ -9,7 +9,7 @@
 namespace kvstow::gpu {
 namespace {
 
-constexpr uint32_t kThreads = 256;
+constexpr uint32_t kThreads = 128;
 constexpr uint32_t kWarps = kThreads / kWarp;
 constexpr int kBins = 512;
 constexpr int kIterations = 12;
@@ -20,15 +20,30 @@ constexpr float kValueUnit = 0x1p16f;
 __device__ constexpr double kNormal[8] = {0.1284, 0.3881, 0.6568, 0.9424,
                                           1.2562, 1.6181, 2.0690, 2.7326};
 
+// Bins lie one apart after every 16: a lane sums up 16 of them.
+constexpr int kBinPlaces = kBins + kBins / 16 + 1;
+__device__ inline int BinPlace(int bin) { return bin + bin / 16; }
+
+// Of each bin, then as doubles of all bins below; of both factors.
+struct Histograms {
+  unsigned long long weight[2][kBinPlaces], moment[2][kBinPlaces];
+};
+
+// Least squares for phi.
+struct Equations {
+  double normal[kMaxVectors][kMaxVectors + 1];
+  double cross[kMaxVectors][kMaxVectors + 1];
+};
+
 struct Room {
-  // Of each bin, then as doubles of all bins below.
-  unsigned long long weight[2][kBins + 1], moment[2][kBins + 1];
+  union {
+    Histograms bins;
+    Equations fit;  // once the codebooks are made
+  };
   int8_t levels[2][16];
   uint8_t code_of_bin[2][kBins];
   double phi[kMaxVectors], fitted[kMaxVectors];
   unsigned long long weights[kMaxVectors];
-  double normal[kMaxVectors][kMaxVectors + 1];
-  double cross[kMaxVectors][kMaxVectors + 1];
   float stretch[2], rms[2];
   double sums[kWarps];
   uint32_t maxima[kWarps];
@@ -128,11 +143,11 @@ __device__ void Survey(const float* values, uint32_t rank, uint32_t length, uint
     room->rms[which] = static_cast<float>(sqrt(squares / (rank * length))) * stretch;
   }
   for (uint32_t i = threadIdx.x; i < rank * length; i += kThreads) {
-    const int bin = BinOf(values[i], stretch);
+    const int bin = BinPlace(BinOf(values[i], stretch));
     const long long value = llrintf(values[i] * stretch * kValueUnit);
     const unsigned long long weight = room->weights[i / length];
-    atomicAdd(&room->weight[which][bin], weight);
-    atomicAdd(&room->moment[which][bin],
+    atomicAdd(&room->bins.weight[which][bin], weight);
+    atomicAdd(&room->bins.moment[which][bin],
               static_cast<unsigned long long>(value * static_cast<long long>(weight)));
   }
   __syncthreads();
@@ -144,7 +159,7 @@ __device__ void Accumulate(unsigned long long* sums, double unit) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   double total = 0;
   for (int i = 0; i < kEach; ++i) {
-    total += static_cast<double>(static_cast<long long>(sums[lane * kEach + i]));
+    total += static_cast<double>(static_cast<long long>(sums[BinPlace(lane * kEach + i)]));
   }
   double before = total;
 #pragma unroll
@@ -154,12 +169,12 @@ __device__ void Accumulate(unsigned long long* sums, double unit) {
   }
   before -= total;
   for (int i = 0; i < kEach; ++i) {
-    unsigned long long& at = sums[lane * kEach + i];
+    unsigned long long& at = sums[BinPlace(lane * kEach + i)];
     const auto here = static_cast<double>(static_cast<long long>(at));
     at = __double_as_longlong(before / unit);
     before += here;
   }
-  if (lane == 31) sums[kBins] = __double_as_longlong(before / unit);
+  if (lane == 31) sums[BinPlace(kBins)] = __double_as_longlong(before / unit);
   __syncwarp();
 }
 
@@ -180,10 +195,10 @@ __device__ void FitLevels(uint32_t which, Room* room) {
     }
     int from = __shfl_up_sync(kAllLanes, to, 1, 16);
     if (i == 0) from = 0;
-    const double weight = __longlong_as_double(room->weight[which][to]) -
-                          __longlong_as_double(room->weight[which][from]);
-    const double moment = __longlong_as_double(room->moment[which][to]) -
-                          __longlong_as_double(room->moment[which][from]);
+    const double weight = __longlong_as_double(room->bins.weight[which][BinPlace(to)]) -
+                          __longlong_as_double(room->bins.weight[which][BinPlace(from)]);
+    const double moment = __longlong_as_double(room->bins.moment[which][BinPlace(to)]) -
+                          __longlong_as_double(room->bins.moment[which][BinPlace(from)]);
     explained = 0;
     if (weight > 0) {
       level = moment / weight;
@@ -220,8 +235,8 @@ __device__ void FitLevels(uint32_t which, Room* room) {
 __device__ void MakeCodebook(const EncodeBatch& b, uint32_t which, Room* room) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   if (b.closed_loop != 0) {
-    Accumulate(room->weight[which], 1);
-    Accumulate(room->moment[which], kValueUnit);
+    Accumulate(room->bins.weight[which], 1);
+    Accumulate(room->bins.moment[which], kValueUnit);
     FitLevels(which, room);
   } else {
     if (lane < 16) {
@@ -229,12 +244,20 @@ __device__ void MakeCodebook(const EncodeBatch& b, uint32_t which, Room* room) {
     }
     __syncwarp();
   }
-  for (int bin = lane; bin < kBins; bin += kWarp) {
-    uint8_t code = 0;
-    for (int i = 0; i < 15; ++i) {
-      code += room->levels[which][i] + room->levels[which][i + 1] <= bin - kBins / 2;
-    }
-    room->code_of_bin[which][bin] = code;
+}
+
+// The code of every bin; the whole block.
+__device__ void MakeCodes(uint32_t which, Room* room) {
+  int thresholds[15];
+#pragma unroll
+  for (int i = 0; i < 15; ++i) {
+    thresholds[i] = room->levels[which][i] + room->levels[which][i + 1] + kBins / 2;
+  }
+  for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
+    uint32_t code = 0;
+#pragma unroll
+    for (int threshold : thresholds) code += threshold <= bin ? 1 : 0;
+    room->code_of_bin[which][bin] = static_cast<uint8_t>(code);
   }
 }
 
@@ -260,7 +283,7 @@ __device__ inline float WarpDot(const float* a, const float* b, uint32_t count) 
 // Solves normal x = fitted by Cholesky with a ridge, in place; one warp, a lane a row.
 __device__ void SolveNormalEquations(uint32_t rank, Room* room) {
   const uint32_t lane = threadIdx.x % kWarp;
-  auto& m = room->normal;
+  auto& m = room->fit.normal;
   auto& x = room->fitted;
   if (lane < rank) m[lane][lane] *= 1 + 1e-9;
   __syncwarp();
@@ -308,8 +331,8 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
                WarpDot(v_decoded + size_t{j} * d, vi, d);
     }
     if (threadIdx.x % kWarp == 0) {
-      room->cross[i][j] = cross;
-      room->normal[i][j] = normal;
+      room->fit.cross[i][j] = cross;
+      room->fit.normal[i][j] = normal;
     }
   }
   __syncthreads();
@@ -317,7 +340,7 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
     const uint32_t i = threadIdx.x;
     if (i < rank) {
       double sum = 0;
-      for (uint32_t j = 0; j < rank; ++j) sum += room->phi[j] * room->cross[i][j];
+      for (uint32_t j = 0; j < rank; ++j) sum += room->phi[j] * room->fit.cross[i][j];
       room->fitted[i] = sum;
     }
     __syncwarp();
@@ -326,7 +349,8 @@ __device__ void RefitPhi(const EncodeBatch& b, uint32_t rank, const float* u, co
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant__ EncodeBatch b) {
+__global__ void __launch_bounds__(kThreads, 8)
+    FactorsKernel(const __grid_constant__ EncodeBatch b) {
   __shared__ Room room;
   const uint32_t n = b.n, d = b.d;
   const uint32_t index = blockIdx.x;
@@ -347,13 +371,17 @@ __global__ void __launch_bounds__(kThreads) FactorsKernel(const __grid_constant_
     room.weights[threadIdx.x] =
         max(1ull, static_cast<unsigned long long>(share * share * kWeightUnit));
   }
-  for (uint32_t i = threadIdx.x; i < 2 * kBins; i += kThreads) {
-    room.weight[i / kBins][i % kBins] = room.moment[i / kBins][i % kBins] = 0;
+  for (uint32_t i = threadIdx.x; i < 2 * kBinPlaces; i += kThreads) {
+    room.bins.weight[i / kBinPlaces][i % kBinPlaces] =
+        room.bins.moment[i / kBinPlaces][i % kBinPlaces] = 0;
   }
   __syncthreads();
   Survey(u, rank, n, 0, &room);
   Survey(v, rank, d, 1, &room);
   if (threadIdx.x / kWarp < 2) MakeCodebook(b, threadIdx.x / kWarp, &room);
+  __syncthreads();
+  MakeCodes(0, &room);
+  MakeCodes(1, &room);
   __syncthreads();
   uint8_t* factors = b.factors + size_t{index} * b.factor_bytes;
   uint8_t* v_codes = factors + kMaxVectors * n / 2;

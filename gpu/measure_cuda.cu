@@ -1,8 +1,8 @@
 // Error sums of a slot against what the decoder gave back, and the choice between a tile's slots.
 //
-// Lanes take channel pairs and warps take rows, so that reads are lines and every sum has a fixed
-// order. Channel means come first (sums of differences to the first row, exact for constant
-// channels), then centred sums, so that a large mean costs no digits; the second pass hits caches.
+// A thread takes eight channels of every so many rows, so that reads are lines and every sum has a
+// fixed order. Channel means come first, then centred sums, so that a large mean costs no digits;
+// the second pass hits caches.
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
 #include "gpu/tile_body.cuh"
@@ -12,106 +12,156 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWarps = kThreads / kWarp;
+constexpr uint32_t kEach = 8;  // channels of a thread
+constexpr uint32_t kMaxDim = 576;
 
-struct Pair {
-  float x[2], y[2];  // original and decoded, in units of the tile's scale
+// Eight elements from channel c on, in units of the tile's scale. kWide: 16-bit ones in rows that
+// allow 16-byte loads.
+template <bool kWide>
+__device__ __forceinline__ void LoadEight(const uint8_t* row, uint32_t c, uint32_t dtype, float a,
+                                          float b, float (&x)[kEach]) {
+  if constexpr (kWide) {
+    const uint4 words = *reinterpret_cast<const uint4*>(row + 2 * c);
+    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; i += 2) {
+      const float2 two = UnpackPair(pairs[i / 2], dtype);
+      x[i] = two.x * a * b;
+      x[i + 1] = two.y * a * b;
+    }
+  } else {
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) x[i] = LoadElement(row, c + i, dtype) * a * b;
+  }
+}
+
+// Rows of the original and of what the decoder gave back, as a thread reads them: eight channels of
+// every stride-th row.
+struct Rows {
+  const uint8_t *values, *decoded;
+  size_t row_stride, decoded_stride;
+  uint32_t dtype, channel;
+  float a, b;
+
+  template <bool kWide>
+  __device__ __forceinline__ void Load(uint32_t t, float (&x)[kEach], float (&error)[kEach]) const {
+    LoadEight<kWide>(values + t * row_stride, channel, dtype, a, b, x);
+    LoadEight<kWide>(decoded + t * decoded_stride, channel, dtype, a, b, error);
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) error[i] -= x[i];
+  }
 };
 
-__device__ inline Pair LoadPair(const uint8_t* x, const uint8_t* y, uint32_t c, uint32_t dtype,
-                                float a, float b) {
-  Pair pair;
-  if (dtype != kFp32 &&
-      ((reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) & 3) == 0) {
-    const uint32_t both[2] = {reinterpret_cast<const uint32_t*>(x)[c / 2],
-                              reinterpret_cast<const uint32_t*>(y)[c / 2]};
-    const float2 wide_x = UnpackPair(both[0], dtype), wide_y = UnpackPair(both[1], dtype);
-    pair.x[0] = wide_x.x * a * b;
-    pair.x[1] = wide_x.y * a * b;
-    pair.y[0] = wide_y.x * a * b;
-    pair.y[1] = wide_y.y * a * b;
-    return pair;
+// Sums over the rows of partial sums of d columns each, to `out`.
+__device__ inline void SumColumns(const float* parts, uint32_t rows, uint32_t d, float scale,
+                                  const float* origin, float* out) {
+  for (uint32_t c = threadIdx.x; c < d; c += kThreads) {
+    float sum = 0;
+    for (uint32_t r = 0; r < rows; ++r) sum += parts[r * d + c];
+    out[c] = fmaf(sum, scale, origin[c]);
   }
+}
+
+// Energy, error, both centred, and the inner product: the thread's share.
+struct Sums {
+  double of[5];
+};
+
+struct MeasureRoom {
+  // Partial sums of every row of threads, kThreads * kEach floats at most.
+  alignas(16) float parts[2][kThreads * kEach];
+  alignas(16) float origins[2][kMaxDim];
+  alignas(16) float means[2][kMaxDim];
+};
+
+template <bool kWide>
+__device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t n, uint32_t d,
+                                        MeasureRoom& room) {
+  const uint32_t pieces = d / kEach, step = kThreads / pieces, first = threadIdx.x / pieces;
+  const bool active = first < step;
+  // Means first, as differences to the first row: exact for constant channels.
+  if (active) {
+    float origin_x[kEach], origin_e[kEach], sum_x[kEach] = {}, sum_e[kEach] = {};
+    rows.Load<kWide>(0, origin_x, origin_e);
+#pragma unroll 4
+    for (uint32_t t = first; t < n; t += step) {
+      float x[kEach], e[kEach];
+      rows.Load<kWide>(t, x, e);
+#pragma unroll
+      for (uint32_t i = 0; i < kEach; ++i) {
+        sum_x[i] += x[i] - origin_x[i];
+        sum_e[i] += e[i] - origin_e[i];
+      }
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) {
+      room.parts[0][first * d + rows.channel + i] = sum_x[i];
+      room.parts[1][first * d + rows.channel + i] = sum_e[i];
+      if (first == 0) {
+        room.origins[0][rows.channel + i] = origin_x[i];
+        room.origins[1][rows.channel + i] = origin_e[i];
+      }
+    }
+  }
+  __syncthreads();
+  const float inverse = 1.0f / static_cast<float>(n);
 #pragma unroll
   for (uint32_t i = 0; i < 2; ++i) {
-    pair.x[i] = LoadElement(x, c + i, dtype) * a * b;
-    pair.y[i] = LoadElement(y, c + i, dtype) * a * b;
+    SumColumns(room.parts[i], step, d, inverse, room.origins[i], room.means[i]);
   }
-  return pair;
+  __syncthreads();
+  Sums sums = {};
+  if (!active) return sums;
+  float mean_x[kEach], mean_e[kEach];
+#pragma unroll
+  for (uint32_t i = 0; i < kEach; ++i) {
+    mean_x[i] = room.means[0][rows.channel + i];
+    mean_e[i] = room.means[1][rows.channel + i];
+  }
+#pragma unroll 4
+  for (uint32_t t = first; t < n; t += step) {
+    float x[kEach], e[kEach], part[5] = {};
+    rows.Load<kWide>(t, x, e);
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) {
+      const float centred = x[i] - mean_x[i], centred_error = e[i] - mean_e[i];
+      part[0] = fmaf(x[i], x[i], part[0]);
+      part[1] = fmaf(e[i], e[i], part[1]);
+      part[2] = fmaf(centred, centred, part[2]);
+      part[3] = fmaf(centred_error, centred_error, part[3]);
+      part[4] = fmaf(x[i], x[i] + e[i], part[4]);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 5; ++i) sums.of[i] += static_cast<double>(part[i]);
+  }
+  return sums;
 }
 
 __global__ void __launch_bounds__(kThreads)
     MeasureKernel(const __grid_constant__ EncodeBatch b, uint32_t bits) {
-  __shared__ float means[kWarps][4][kWarp];
-  __shared__ double room[kWarps];
+  __shared__ MeasureRoom room;
+  __shared__ double sum_room[kWarps];
   const uint32_t index = blockIdx.x;
   if (index >= b.counters[0]) return;
   Slot* slot = &b.slots[index];
   if (slot->done != 0) return;
-  const uint32_t n = b.n, d = b.d, dtype = b.dtype;
-  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const uint32_t n = b.n, d = b.d;
   const EncodeTile job = b.jobs[slot->tile];
-  const float scale_a = slot->scale_a, scale_b = slot->scale_b;
-  const uint8_t* decoded =
-      b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
-  const size_t stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
-  double sums[5] = {};
-  for (uint32_t first = 0; first < d; first += 2 * kWarp) {
-    const uint32_t c = first + 2 * lane;
-    const bool active = c < d;
-    Pair origin = {};
-    float sum_x[2] = {}, sum_e[2] = {};
-    if (active) {
-      origin = LoadPair(job.values, decoded, c, dtype, scale_a, scale_b);
-      for (uint32_t t = warp; t < n; t += kWarps) {
-        const Pair e = LoadPair(job.values + t * job.row_stride, decoded + t * stride, c, dtype,
-                                scale_a, scale_b);
+  Rows rows;
+  rows.values = job.values;
+  rows.row_stride = job.row_stride;
+  rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
+  rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
+  rows.dtype = b.dtype;
+  rows.channel = threadIdx.x % (d / kEach) * kEach;
+  rows.a = slot->scale_a;
+  rows.b = slot->scale_b;
+  const bool wide =
+      b.dtype != kFp32 && ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
+  const Sums mine = wide ? SumRows<true>(rows, n, d, room) : SumRows<false>(rows, n, d, room);
+  double sums[5];
 #pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) {
-          sum_x[i] += e.x[i] - origin.x[i];
-          sum_e[i] += (e.y[i] - e.x[i]) - (origin.y[i] - origin.x[i]);
-        }
-      }
-    }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      means[warp][i][lane] = sum_x[i];
-      means[warp][2 + i][lane] = sum_e[i];
-    }
-    __syncthreads();
-    float mean_x[2], mean_e[2];
-    const float inverse = 1.0f / static_cast<float>(n);
-#pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      float x = 0, e = 0;
-      for (uint32_t w = 0; w < kWarps; ++w) {
-        x += means[w][i][lane];
-        e += means[w][2 + i][lane];
-      }
-      mean_x[i] = origin.x[i] + x * inverse;
-      mean_e[i] = (origin.y[i] - origin.x[i]) + e * inverse;
-    }
-    if (!active) continue;
-    float part[5] = {};
-    for (uint32_t t = warp; t < n; t += kWarps) {
-      const Pair e = LoadPair(job.values + t * job.row_stride, decoded + t * stride, c, dtype,
-                              scale_a, scale_b);
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        const float x = e.x[i], error = e.y[i] - e.x[i];
-        const float centred = x - mean_x[i], centred_error = error - mean_e[i];
-        part[0] = fmaf(x, x, part[0]);
-        part[1] = fmaf(error, error, part[1]);
-        part[2] = fmaf(centred, centred, part[2]);
-        part[3] = fmaf(centred_error, centred_error, part[3]);
-        part[4] = fmaf(x, e.y[i], part[4]);
-      }
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < 5; ++i) sums[i] += static_cast<double>(part[i]);
-  }
-#pragma unroll
-  for (double& sum : sums) sum = BlockSum(sum, room);
+  for (uint32_t i = 0; i < 5; ++i) sums[i] = BlockSum(mine.of[i], sum_room);
   if (threadIdx.x != 0) return;
   const double unit = ldexp(1.0, 2 * slot->exponent);
   for (uint32_t i = 0; i < 5; ++i) slot->sums[i] = sums[i] * unit;

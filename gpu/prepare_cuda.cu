@@ -65,27 +65,46 @@ __device__ void Unrotate(const EncodeBatch& b, const EncodeTile& job, uint32_t f
   }
 }
 
-// Channel means of [d, n], a warp a channel, and the energies with and without them.
-__device__ bool MeansMayPay(const EncodeBatch& b, const float* x, uint16_t* half_means,
+constexpr uint32_t kMaxDim = 576;
+constexpr uint32_t kOwned = (kMaxDim + kThreads - 1) / kThreads;  // channels of a thread
+
+// Sums over the tokens of a thread's channels: of differences to the first token, exact for
+// constant channels, and of squares.
+struct ChannelSums {
+  float first[kOwned], sum[kOwned], squares[kOwned];
+};
+
+__device__ void AddRows(const float* rows, uint32_t stride, uint32_t d, bool start,
+                        ChannelSums* sums) {
+#pragma unroll
+  for (uint32_t k = 0; k < kOwned; ++k) {
+    const uint32_t c = threadIdx.x + k * kThreads;
+    if (c >= d) break;
+    if (start) {
+      sums->first[k] = rows[c];
+      sums->sum[k] = sums->squares[k] = 0;
+    }
+#pragma unroll 8
+    for (uint32_t row = 0; row < kRows; ++row) {
+      const float x = rows[row * stride + c];
+      sums->sum[k] += x - sums->first[k];
+      sums->squares[k] = fmaf(x, x, sums->squares[k]);
+    }
+  }
+}
+
+// Channel means, and whether they hold enough of the energy.
+__device__ bool MeansMayPay(const EncodeBatch& b, const ChannelSums& sums, uint16_t* half_means,
                             double* room) {
-  const uint32_t lane = threadIdx.x % kWarp;
   double held = 0, total = 0;
-  for (uint32_t c = threadIdx.x / kWarp; c < b.d; c += kWarps) {
-    const float* row = x + size_t{c} * b.n;
-    // Differences to the first token: exact for constant channels.
-    const float first = row[0];
-    float sum = 0, squares = 0;
-    for (uint32_t t = lane; t < b.n; t += kWarp) {
-      sum += row[t] - first;
-      squares = fmaf(row[t], row[t], squares);
-    }
-    const float mean = first + WarpSum(sum) * (1.0f / static_cast<float>(b.n));
-    squares = WarpSum(squares);
-    if (lane == 0) {
-      held += static_cast<double>(mean) * mean;
-      total += squares;
-      half_means[c] = ToSideValue(mean);
-    }
+#pragma unroll
+  for (uint32_t k = 0; k < kOwned; ++k) {
+    const uint32_t c = threadIdx.x + k * kThreads;
+    if (c >= b.d) break;
+    const float mean = sums.first[k] + sums.sum[k] * (1.0f / static_cast<float>(b.n));
+    held += static_cast<double>(mean) * mean;
+    total += sums.squares[k];
+    half_means[c] = ToSideValue(mean);
   }
   held = BlockSum(held, room) * b.n;
   total = BlockSum(total, room);
@@ -125,6 +144,8 @@ __global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant_
   const float scale_b = ldexpf(1.0f, -(exponent - exponent / 2));
   const uint32_t stride = b.d + 1;
   float* x = b.x + size_t{tile} * b.n * b.d;
+  const bool try_means = b.key_like != 0 && b.eoptshrinkq != 0;
+  ChannelSums sums;
   for (uint32_t first = 0; first < b.n; first += kRows) {
     __syncthreads();
     const bool pairs =
@@ -150,11 +171,11 @@ __global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant_
       const uint32_t c = i / kRows, row = i % kRows;
       x[size_t{c} * b.n + first + row] = rows[row * stride + c];
     }
+    if (try_means) AddRows(rows, stride, b.d, first == 0, &sums);
   }
-  if (b.key_like == 0 || b.eoptshrinkq == 0) return;
-  __syncthreads();
+  if (!try_means) return;
   uint16_t* half_means = b.means + size_t{tile} * b.d;
-  if (!MeansMayPay(b, x, half_means, sum_room)) return;
+  if (!MeansMayPay(b, sums, half_means, sum_room)) return;
   if (threadIdx.x == 0) second = atomicAdd(&b.counters[0], 1);
   __syncthreads();
   const uint32_t centred = second;

@@ -1,7 +1,7 @@
 // Products of a tile with a few vectors of its short side.
 //
 // Where tokens are the short side a row of the transposed tile is a long-side entry and a warp
-// takes it; where channels are, a thread takes a token and walks the channels. Both read lines.
+// takes four; where channels are, a thread takes a token and walks the channels. Both read lines.
 #pragma once
 
 #include "gpu/elements.cuh"
@@ -10,6 +10,52 @@
 namespace kvstow::gpu {
 
 inline constexpr uint32_t kProjected = 4;  // vectors at a time
+
+// sums[i], i < 2 kHalf, over the warp, of which lanes differ in bits 2 kHalf and below still: each
+// half of the lanes keeps half of the sums.
+template <uint32_t kHalf>
+__device__ __forceinline__ void SpreadHalf(float (&sums)[16]) {
+  const bool high = (threadIdx.x & 2 * kHalf) != 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kHalf; ++i) {
+    const float other = __shfl_xor_sync(kAllLanes, high ? sums[i] : sums[i + kHalf], 2 * kHalf);
+    sums[i] = (high ? sums[i + kHalf] : sums[i]) + other;
+  }
+  if constexpr (kHalf > 1) SpreadHalf<kHalf / 2>(sums);
+}
+
+// sums[i], i < 16, over the warp; lanes 2 i and 2 i + 1 get that of i.
+__device__ __forceinline__ float SpreadSixteen(float (&sums)[16]) {
+  SpreadHalf<8>(sums);
+  return sums[0] + __shfl_xor_sync(kAllLanes, sums[0], 1);
+}
+
+// Four long-side entries l.. of the tile times kProjected vectors, those past `batch` not written.
+__device__ __forceinline__ void ProjectFourRows(const float* y, const float* v, uint32_t p,
+                                                uint32_t q, uint32_t l, uint32_t batch, float* to) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  float sums[16] = {};  // [vector, row]
+  for (uint32_t j = 4 * lane; j < p; j += 4 * kWarp) {
+    float4 x[4];
+#pragma unroll
+    for (uint32_t r = 0; r < 4; ++r) {
+      x[r] = *reinterpret_cast<const float4*>(y + size_t{l + r} * p + j);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kProjected; ++i) {
+      if (i >= batch) continue;
+      const float4 e = *reinterpret_cast<const float4*>(v + size_t{i} * p + j);
+#pragma unroll
+      for (uint32_t r = 0; r < 4; ++r) {
+        float& sum = sums[4 * i + r];
+        sum = fmaf(x[r].x, e.x, fmaf(x[r].y, e.y, fmaf(x[r].z, e.z, fmaf(x[r].w, e.w, sum))));
+      }
+    }
+  }
+  const float sum = SpreadSixteen(sums);
+  const uint32_t i = lane / 8, r = lane / 2 % 4;
+  if (lane % 2 == 0 && i < batch) to[size_t{i} * q + l + r] = sum;
+}
 
 // out[i][l] = sum_j y(l, j) vectors[i][j] for i < count; the whole block.
 __device__ inline void Project(const EncodeBatch& b, const float* y, const float* vectors,
@@ -20,37 +66,28 @@ __device__ inline void Project(const EncodeBatch& b, const float* y, const float
     const float* v = vectors + size_t{first} * p;
     float* to = out + size_t{first} * q;
     if (b.tokens_short != 0) {
-      const uint32_t lane = threadIdx.x % kWarp;
-      for (uint32_t l = threadIdx.x / kWarp; l < q; l += blockDim.x / kWarp) {
-        float sums[kProjected] = {};
-        for (uint32_t j = lane; j < p; j += kWarp) {
-          const float x = y[size_t{l} * p + j];
+      for (uint32_t l = threadIdx.x / kWarp * 4; l < q; l += blockDim.x / kWarp * 4) {
+        ProjectFourRows(y, v, p, q, l, batch, to);
+      }
+      continue;
+    }
+    for (uint32_t l = threadIdx.x; l < q; l += blockDim.x) {
+      float sums[kProjected] = {};
+#pragma unroll 2
+      for (uint32_t j = 0; j < p; j += 4) {
+        float x[4];
 #pragma unroll
-          for (uint32_t i = 0; i < kProjected; ++i) {
-            if (i < batch) sums[i] = fmaf(x, v[size_t{i} * p + j], sums[i]);
-          }
-        }
+        for (uint32_t k = 0; k < 4; ++k) x[k] = y[size_t{j + k} * q + l];
 #pragma unroll
         for (uint32_t i = 0; i < kProjected; ++i) {
           if (i >= batch) break;
-          const float sum = WarpSum(sums[i]);
-          if (lane == 0) to[size_t{i} * q + l] = sum;
+          const float4 e = *reinterpret_cast<const float4*>(v + size_t{i} * p + j);
+          sums[i] = fmaf(x[0], e.x, fmaf(x[1], e.y, fmaf(x[2], e.z, fmaf(x[3], e.w, sums[i]))));
         }
       }
-    } else {
-      for (uint32_t l = threadIdx.x; l < q; l += blockDim.x) {
-        float sums[kProjected] = {};
-        for (uint32_t j = 0; j < p; ++j) {
-          const float x = y[size_t{j} * q + l];
 #pragma unroll
-          for (uint32_t i = 0; i < kProjected; ++i) {
-            if (i < batch) sums[i] = fmaf(x, v[size_t{i} * p + j], sums[i]);
-          }
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < kProjected; ++i) {
-          if (i < batch) to[size_t{i} * q + l] = sums[i];
-        }
+      for (uint32_t i = 0; i < kProjected; ++i) {
+        if (i < batch) to[size_t{i} * q + l] = sums[i];
       }
     }
   }

@@ -3,17 +3,9 @@
 
 namespace kvstow::gpu {
 
-cudaError_t LaunchResidual64(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {
-  return LaunchResidualOf<64>(b, bits, stream);
-}
-cudaError_t LaunchResidual80(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {
-  return LaunchResidualOf<80>(b, bits, stream);
-}
-cudaError_t LaunchResidual96(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {
-  return LaunchResidualOf<96>(b, bits, stream);
-}
-cudaError_t LaunchResidual112(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {
-  return LaunchResidualOf<112>(b, bits, stream);
-}
+template cudaError_t LaunchResidualOf<64>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<80>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<96>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<112>(const EncodeBatch&, uint32_t, cudaStream_t);
 
 }  // namespace kvstow::gpu

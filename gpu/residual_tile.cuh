@@ -18,7 +18,10 @@ __device__ inline uint32_t LengthCodeFor(float length, float reference) {
   if (ratio >= 1) return 1;
   const float least = LengthFactor(255);
   if (ratio < least) return ratio < 0.5f * least ? 0 : 255;
-  uint32_t upper = 1 + 16 * static_cast<uint32_t>(-ilogbf(ratio) - 1);
+  // The last code whose factor is not below the ratio: from two steps before where the logarithm
+  // puts it, which its error cannot pass.
+  const auto guess = static_cast<int32_t>(-16.0f * __log2f(ratio)) - 1;
+  uint32_t upper = static_cast<uint32_t>(min(max(guess, 1), 254));
   while (upper < 254 && LengthFactor(upper + 1) >= ratio) ++upper;
   const bool lower_is_nearer = ratio < 0.5f * (LengthFactor(upper) + LengthFactor(upper + 1));
   return lower_is_nearer ? upper + 1 : upper;
@@ -66,27 +69,31 @@ __device__ inline float QuantiseRow(const float (&z)[RowShape<kDim>::kChannels],
   return norm > 0 && length > 0 ? length : 0.0f;
 }
 
-// Everything of a body but codes and lengths.
+template <typename T>
+__device__ inline void CopyAs(const uint8_t* from, uint32_t bytes, uint8_t* to) {
+  for (uint32_t i = threadIdx.x; i < bytes / sizeof(T); i += blockDim.x) {
+    reinterpret_cast<T*>(to)[i] = reinterpret_cast<const T*>(from)[i];
+  }
+}
+
+// Everything of a body but codes and lengths. Factors and levels are whole words.
 __device__ inline void WriteSideValues(const EncodeBatch& b, uint32_t index, const Head& head,
                                        const BodyLayout& at, float reference, uint8_t* body) {
   const uint8_t* factors = b.factors + size_t{index} * b.factor_bytes;
   const uint8_t* v_codes = factors + kMaxVectors * b.n / 2;
   const uint8_t* levels = v_codes + kMaxVectors * b.d / 2;
-  const uint32_t tid = threadIdx.x;
   if (head.rank > 0) {
-    for (uint32_t i = tid; i < head.rank * b.n / 2; i += blockDim.x)
-      body[at.u_codes + i] = factors[i];
-    for (uint32_t i = tid; i < head.rank * b.d / 2; i += blockDim.x)
-      body[at.v_codes + i] = v_codes[i];
-    if (tid < 32) body[at.u_levels + tid] = levels[tid];
-    if (tid < 2 * head.rank) body[at.phi + tid] = levels[32 + tid];
+    CopyAs<uint32_t>(factors, head.rank * b.n / 2, body + at.u_codes);
+    CopyAs<uint32_t>(v_codes, head.rank * b.d / 2, body + at.v_codes);
+    CopyAs<uint32_t>(levels, 32, body + at.u_levels);
+    CopyAs<uint16_t>(levels + 32, 2 * head.rank, body + at.phi);
   }
-  if (tid == 0) *reinterpret_cast<float*>(body + at.reference) = reference;
+  if (threadIdx.x == 0) *reinterpret_cast<float*>(body + at.reference) = reference;
   if (head.has_means != 0) {
     const auto* means = reinterpret_cast<const uint8_t*>(b.means + size_t{index} * b.d);
-    for (uint32_t i = tid; i < 2 * b.d; i += blockDim.x) body[at.means + i] = means[i];
+    CopyAs<uint16_t>(means, 2 * b.d, body + at.means);
   }
-  for (uint32_t i = at.end + tid; i < at.total; i += blockDim.x) body[i] = 0;
+  for (uint32_t i = at.end + threadIdx.x; i < at.total; i += blockDim.x) body[i] = 0;
 }
 
 template <uint32_t kDim>
@@ -213,10 +220,5 @@ cudaError_t LaunchResidualOf(const EncodeBatch& b, uint32_t bits, cudaStream_t s
   ResidualKernel<kDim><<<b.max_slots, kDecodeThreads, 0, stream>>>(b, bits);
   return cudaGetLastError();
 }
-
-cudaError_t LaunchResidual64(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual80(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual96(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
-cudaError_t LaunchResidual112(const EncodeBatch& b, uint32_t bits, cudaStream_t stream);
 
 }  // namespace kvstow::gpu

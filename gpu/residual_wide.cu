@@ -1,28 +1,11 @@
-// Residual kernels of dimension 128 and up.
+// Residual kernels of dimensions from 128 up.
 #include "gpu/residual_tile.cuh"
 
 namespace kvstow::gpu {
 
-cudaError_t LaunchResidual(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {
-  switch (b.d) {
-    case 64:
-      return LaunchResidual64(b, bits, stream);
-    case 80:
-      return LaunchResidual80(b, bits, stream);
-    case 96:
-      return LaunchResidual96(b, bits, stream);
-    case 112:
-      return LaunchResidual112(b, bits, stream);
-    case 128:
-      return LaunchResidualOf<128>(b, bits, stream);
-    case 192:
-      return LaunchResidualOf<192>(b, bits, stream);
-    case 256:
-      return LaunchResidualOf<256>(b, bits, stream);
-    case 576:
-      return LaunchResidualOf<576>(b, bits, stream);
-  }
-  return cudaErrorInvalidValue;
-}
+template cudaError_t LaunchResidualOf<128>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<192>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<256>(const EncodeBatch&, uint32_t, cudaStream_t);
+template cudaError_t LaunchResidualOf<576>(const EncodeBatch&, uint32_t, cudaStream_t);
 
 }  // namespace kvstow::gpu

@@ -6,6 +6,7 @@
 #include "codec/residual_codebook.h"
 #include "codec/residual_rotation.h"
 #include "codec/shrinkage.h"
+#include "gpu/carver.h"
 #include "gpu/cuda_status.h"
 #include "gpu/encode_batch.h"
 #include "gpu/kernels.h"
@@ -14,24 +15,6 @@ namespace kvstow::gpu {
 namespace {
 
 constexpr uint32_t kMaxBits = 4;
-
-// Hands out aligned pieces of one buffer.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<std::byte*>(base)) {}
-
-  template <typename T>
-  T* Take(size_t count) {
-    const size_t at = used_;
-    used_ += (count * sizeof(T) + 255) / 256 * 256;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
 
 absl::Status CheckShape(const TileShape& shape) {
   if (!IsValid(shape.dtype) || !IsSupportedDim(shape.dim) ||
