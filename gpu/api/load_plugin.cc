@@ -17,8 +17,8 @@ constexpr char kFileName[] = "libkvstow_gpu.so";
 absl::StatusOr<std::string> FindPlugin() {
   std::error_code error;
   const fs::path here = fs::read_symlink("/proc/self/exe", error).parent_path();
-  for (const fs::path& folder : {here, here / "../lib/kvstow",
-                                 here / "../lib/x86_64-linux-gnu/kvstow", here / "../../gpu",
+  for (const fs::path& folder :
+       {here, here / "../lib/kvstow", here / "../lib/x86_64-linux-gnu/kvstow", here / "../../gpu",
         here / "../gpu"}) {
     if (fs::exists(folder / kFileName, error)) return (folder / kFileName).lexically_normal();
   }

@@ -41,8 +41,8 @@ class Tier {
   // Physical bytes that a record of this size takes.
   virtual uint64_t PhysicalBytes(uint64_t record_bytes) const = 0;
 
-  // RESOURCE_EXHAUSTED when the budget has too few free pages; UNAVAILABLE when the tier's memory is
-  // lost.
+  // RESOURCE_EXHAUSTED when the budget has too few free pages; UNAVAILABLE when the tier's memory
+  // is lost.
   virtual absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) = 0;
   virtual void Free(const Allocation& allocation) = 0;
 
