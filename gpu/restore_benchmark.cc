@@ -106,7 +106,7 @@ void Sweep(LlamaBlocks& blocks) {
     PrintRestore(blocks, ("device records, chunks of " + std::to_string(tiles)).c_str(), config,
                  LlamaBlocks::Place::kDevice);
   }
-  for (uint32_t records : {4u, 8u}) {
+  for (uint32_t records : {4u, 8u, 32u}) {
     OffloadConfig config;
     config.batch_records = records;
     PrintOffload(blocks, config);

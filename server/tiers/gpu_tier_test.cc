@@ -44,11 +44,11 @@ TEST(GpuTier, ReadsZerosFromALostDevice) {
 TEST(HostTierPinning, PinsAllOfItAndLetsItGo) {
   gpu::FakeDevice device;
   {
-    const auto tier = HostTier::Create(3 * HostTier::kSlabBytes + 4096);
+    const auto tier = HostTier::Create(3 * HostTier::kPinBytes + 4096);
     ASSERT_TRUE(tier.ok());
     (*tier)->StartPinning(&device);
     EXPECT_TRUE((*tier)->WaitForPinning().ok());
-    EXPECT_EQ((*tier)->pinned_bytes(), 3 * HostTier::kSlabBytes + 4096);
+    EXPECT_EQ((*tier)->pinned_bytes(), 3 * HostTier::kPinBytes + 4096);
     EXPECT_EQ(device.pins(), 4);
   }
   EXPECT_EQ(device.pins(), 0);
@@ -57,13 +57,13 @@ TEST(HostTierPinning, PinsAllOfItAndLetsItGo) {
 // What the system does not let the daemon lock stays ordinary memory.
 TEST(HostTierPinning, StopsAtTheLimitOfLockedMemory) {
   gpu::FakeDevice device;
-  device.set_pinnable(2 * HostTier::kSlabBytes);
+  device.set_pinnable(2 * HostTier::kPinBytes);
   {
-    const auto tier = HostTier::Create(3 * HostTier::kSlabBytes);
+    const auto tier = HostTier::Create(3 * HostTier::kPinBytes);
     ASSERT_TRUE(tier.ok());
     (*tier)->StartPinning(&device);
     EXPECT_EQ((*tier)->WaitForPinning().code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_EQ((*tier)->pinned_bytes(), 2 * HostTier::kSlabBytes);
+    EXPECT_EQ((*tier)->pinned_bytes(), 2 * HostTier::kPinBytes);
     const auto at = (*tier)->Allocate(100);
     ASSERT_TRUE(at.ok());
     (*tier)->Write(*at, 0, std::vector<std::byte>(100, std::byte{7}));

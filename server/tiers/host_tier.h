@@ -1,6 +1,7 @@
 // Records in host memory: one anonymous mapping of the whole budget, of which the kernel commits a
-// page when it is first written. With a GPU the mapping is pinned in the background, slab by slab,
-// so that copies to and from the device run at full speed; records do not wait for it.
+// page when it is first written. With a GPU the mapping is pinned in the background, a chunk at a
+// time with pauses, so that copies to and from the device run at full speed; records do not wait
+// for it.
 //
 // Freed pages stay committed. The budget is memory that the operator has given to the daemon, usage
 // stays near it once it is reached, and giving pages back would cost a system call under the
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/notification.h"
 #include "gpu/api/device.h"
 #include "server/tiers/paged_tier.h"
 
@@ -28,6 +30,9 @@ class HostTier : public PagedTier {
   ~HostTier() override;
   HostTier(const HostTier&) = delete;
   HostTier& operator=(const HostTier&) = delete;
+
+  // What is pinned at a time. While the driver pins, all other CUDA calls of the process wait.
+  static constexpr uint64_t kPinBytes = uint64_t{16} << 20;
 
   // Pins the mapping on a thread of its own, from the start, until it is whole or the device
   // refuses. Call once; the device outlives the tier.
@@ -50,7 +55,7 @@ class HostTier : public PagedTier {
 
   gpu::Device* device_ = nullptr;
   std::atomic<uint64_t> pinned_bytes_{0};
-  std::atomic<bool> stop_{false};
+  absl::Notification stop_;
   absl::Status pinning_status_;  // the pinning thread's until it is joined
   std::thread pinning_;
 };
