@@ -126,6 +126,12 @@ CudaCodec::CudaCodec(int device, std::string description, cudaStream_t stream)
 
 CudaCodec::~CudaCodec() { (void)cudaStreamDestroy(stream_); }
 
+absl::Status CudaCodec::Settle(const absl::Status& status) const {
+  // What was enqueued before the failure still reads buffers that the next call writes.
+  if (!status.ok()) (void)cudaStreamSynchronize(stream_);
+  return status;
+}
+
 absl::Status CudaCodec::EncodeGroup(std::span<TileEncodeJob*> jobs) {
   const TileEncodeJob& first = *jobs.front();
   const TileShape& shape = first.shape;
@@ -194,7 +200,7 @@ absl::Status CudaCodec::Encode(std::span<TileEncodeJob> jobs) {
     const size_t piece = std::max<size_t>(1, kMaxScratchBytes / each);
     for (size_t at = 0; at < group.size(); at += piece) {
       KVSTOW_RETURN_IF_ERROR(
-          EncodeGroup(std::span(group).subspan(at, std::min(piece, group.size() - at))));
+          Settle(EncodeGroup(std::span(group).subspan(at, std::min(piece, group.size() - at)))));
     }
   }
   return absl::OkStatus();
@@ -268,7 +274,7 @@ absl::Status CudaCodec::Decode(std::span<const TileDecodeJob> jobs) {
     const size_t piece = std::max<size_t>(1, kMaxScratchBytes / group.front()->shape.bytes());
     for (size_t at = 0; at < group.size(); at += piece) {
       KVSTOW_RETURN_IF_ERROR(
-          DecodeGroup(std::span(group).subspan(at, std::min(piece, group.size() - at))));
+          Settle(DecodeGroup(std::span(group).subspan(at, std::min(piece, group.size() - at)))));
     }
   }
   return absl::OkStatus();

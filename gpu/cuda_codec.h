@@ -33,6 +33,8 @@ class CudaCodec final : public Codec {
  private:
   CudaCodec(int device, std::string description, cudaStream_t stream);
 
+  // Returns when nothing of a failed call is under way.
+  absl::Status Settle(const absl::Status& status) const;
   absl::Status EncodeGroup(std::span<TileEncodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status DecodeGroup(std::span<const TileDecodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

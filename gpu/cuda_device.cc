@@ -10,6 +10,8 @@
 namespace kvstow::gpu {
 namespace {
 
+bool IsUsable(cudaError_t answer) { return answer == cudaSuccess || answer == cudaErrorNotReady; }
+
 // Encodes and decodes tiles of the most common shape, so that buffers and kernels are there before
 // the first worker is.
 absl::Status WarmUp(Codec& codec) {
@@ -58,7 +60,8 @@ absl::Status CudaDevice::Note(cudaError_t error, absl::string_view what) const {
   absl::Status status = ToStatus(error, what);
   if (status.ok()) return status;
   errors_.fetch_add(1, std::memory_order_relaxed);
-  if (absl::IsInternal(status)) {
+  // What is for good is said by every call from now on; other errors have been told once.
+  if (absl::IsInternal(status) && !IsUsable(cudaStreamQuery(cudaStreamPerThread))) {
     absl::MutexLock lock(&mu_);
     lost_.Update(status);
   }
@@ -130,9 +133,10 @@ absl::Status CudaDevice::health() const {
     absl::MutexLock lock(&mu_);
     if (!lost_.ok()) return lost_;
   }
+  if (auto s = Note(cudaSetDevice(index_), "cudaSetDevice"); !s.ok()) return s;
   // Without work of its own the call still returns what is sticky.
   const cudaError_t error = cudaStreamQuery(cudaStreamPerThread);
-  return error == cudaErrorNotReady ? absl::OkStatus() : Note(error, "health");
+  return IsUsable(error) ? absl::OkStatus() : Note(error, "health");
 }
 
 }  // namespace kvstow::gpu

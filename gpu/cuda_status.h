@@ -11,6 +11,8 @@ namespace kvstow::gpu {
 
 inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  // Told here, it is not to be told again by the thread's next launch.
+  (void)cudaGetLastError();
   const std::string message =
       absl::StrCat(what, ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
   switch (error) {

@@ -34,15 +34,15 @@ class GrowingBuffer {
   // Contents are lost when it grows. RESOURCE_EXHAUSTED when there is no such room.
   absl::Status Reserve(size_t bytes) {
     if (bytes <= size_) return absl::OkStatus();
-    KVSTOW_CUDA_RETURN_IF_ERROR(Memory::Free(data_));
-    data_ = nullptr;
-    size_ = 0;
     void* p = nullptr;
     // Doubling: every growth stops the device.
     const size_t rounded = std::bit_ceil(std::max(bytes, size_t{1} << 20));
+    // The old one stays where there is no room for a larger one.
     KVSTOW_CUDA_RETURN_IF_ERROR(Memory::Allocate(&p, rounded));
+    const cudaError_t freed = Memory::Free(data_);
     data_ = static_cast<std::byte*>(p);
     size_ = rounded;
+    KVSTOW_CUDA_RETURN_IF_ERROR(freed);
     return absl::OkStatus();
   }
   std::byte* data() const { return data_; }

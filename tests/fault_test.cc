@@ -55,9 +55,9 @@ class FaultTest : public DaemonTest {
     // The first record of an empty tier begins at its first page.
     const Allocation first = {{0, 16}};
     std::byte byte;
-    daemon_->host_tier().Read(first, offset, {&byte, 1});
+    EXPECT_TRUE(daemon_->host_tier().Read(first, offset, {&byte, 1}).ok());
     byte ^= std::byte{0x40};
-    daemon_->host_tier().Write(first, offset, {&byte, 1});
+    EXPECT_TRUE(daemon_->host_tier().Write(first, offset, {&byte, 1}).ok());
   }
 
   const PlaneLayout layout_ = SmallLayout();

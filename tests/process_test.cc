@@ -212,6 +212,39 @@ TEST_F(ProcessTest, DaemonStoppedDuringPutStoresNothingLate) {
   EXPECT_EQ(space_->Lookup(keys_).blocks, 0u) << "a Put that was given up became visible";
 }
 
+// However many planes there are, and however small: none costs the daemon stack or a chunk of its
+// own.
+TEST_F(ProcessTest, VeryManyVerySmallPlanes) {
+  SpaceSpec spec;
+  spec.model = {"small-planes", "", ""};
+  LayerGroup group;
+  for (uint32_t layer = 0; layer < 1024; ++layer) group.layers.push_back(layer);
+  group.kind = LayerGroup::Kind::kOpaque;
+  group.opaque_bytes = 1;
+  spec.groups = {group};
+  const auto space = client_->OpenSpace(spec);
+  ASSERT_TRUE(space.ok()) << space.status();
+  constexpr size_t kBlocks = 48;
+  const auto keys = (*space)->Keys(std::vector<uint32_t>(kBlocks * 128, 5));
+  std::byte value;
+  const auto put =
+      (*space)->PutBlocks({.keys = keys, .source = [&](const PlaneSpec& plane, size_t block) {
+                             value = static_cast<std::byte>(plane.layer + block);
+                             return std::span<const std::byte>(&value, 1);
+                           }});
+  ASSERT_EQ(put.stored, kBlocks) << put.status;
+  std::vector<std::vector<std::byte>> got(kBlocks, std::vector<std::byte>(1024));
+  GetBlocksRequest request;
+  request.keys = keys;
+  request.destination = [&](const PlaneSpec& plane, size_t block) {
+    return std::span<std::byte>(&got[block][plane.layer], 1);
+  };
+  const auto get = (*space)->GetBlocks(request);
+  EXPECT_EQ(get.usable, kBlocks) << get.status;
+  EXPECT_EQ(got[7][1000], static_cast<std::byte>(1007));
+  EXPECT_TRUE(daemon_->running());
+}
+
 TEST_F(ProcessTest, RestartIsAMissAndThenWorksAgain) {
   PutAll();
   const std::string before = client_->health().instance_id;

@@ -28,8 +28,18 @@ absl::StatusOr<Accelerator> Accelerator::Open(const DaemonConfig& config) {
   }
   out.device = *std::move(device);
   for (int i = 0; i < kCodecs; ++i) {
-    KVSTOW_ASSIGN_OR_RETURN(auto codec, out.device->NewCodec());
-    out.codecs.push_back(std::move(codec));
+    auto codec = out.device->NewCodec();
+    if (codec.ok()) {
+      out.codecs.push_back(*std::move(codec));
+    } else if (!out.codecs.empty()) {
+      break;  // one is enough
+    } else if (config.device == DaemonConfig::Device::kCuda) {
+      return codec.status();
+    } else {
+      out.why_not = std::string(codec.status().message());
+      out.device = nullptr;
+      return out;
+    }
   }
   if (config.gpu_tier_bytes > 0) {
     auto tier = GpuTier::Create(out.device.get(), config.gpu_tier_bytes);

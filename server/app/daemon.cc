@@ -62,6 +62,7 @@ struct Daemon::Parts {
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<MetricsListener> metrics_listener;
   bool gpu_was_healthy = true;  // as told last
+  bool gpu_tier_lost = false;   // told to the store
   absl::Notification stop_maintenance;
   std::thread maintenance;
 
@@ -154,6 +155,10 @@ void Daemon::Parts::TellGpuHealth() {
   if (gpu_was_healthy && !healthy) {
     spdlog::error("kvstowd lost its GPU; the CPU goes on: {}",
                   std::string(gpu.device->health().message()));
+  }
+  if (!gpu_tier_lost && gpu.tier != nullptr && !gpu.device->health().ok()) {
+    gpu_tier_lost = true;
+    store->LoseTier(TierKind::kGpu);
   }
   gpu_was_healthy = healthy;
   rpc->SetServing(kGpuHealthService, healthy);

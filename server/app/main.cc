@@ -1,6 +1,7 @@
 // kvstowd: keeps KV cache for inference workers.
 #include <malloc.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <string>
@@ -81,6 +82,8 @@ int Serve(const DaemonConfig& config, const sigset_t& signals) {
   sigwait(&signals, &signal);
   spdlog::info("kvstowd draining signal={} grace_seconds={}", signal,
                absl::ToInt64Seconds(config.shutdown_grace));
+  // A driver that hangs must not hold the process: the default action of the alarm ends it.
+  alarm(static_cast<unsigned>(absl::ToInt64Seconds(config.shutdown_grace)) + 20);
   const size_t cut_off = (*daemon)->Shutdown(config.shutdown_grace);
   spdlog::info("kvstowd stopped calls_cut_off={}", cut_off);
   return 0;

@@ -85,15 +85,14 @@ size_t BatchedPlaneCodec::queue_depth() const {
 
 void BatchedPlaneCodec::Dispatch() {
   Codec* codec;
-  WorkPriority priority;
   {
     absl::MutexLock lock(&mu_);
     if (idle_.empty() || (encodes_.empty() && decodes_.empty())) return;
     codec = idle_.back();
     idle_.pop_back();
-    priority = decodes_.empty() ? WorkPriority::kPut : WorkPriority::kGet;
   }
-  executor_.Schedule(priority, [this, codec] { RunBatch(codec); });
+  // Decodes may have come by the time it runs, so it does not wait behind the work of Puts.
+  executor_.Schedule(WorkPriority::kGet, [this, codec] { RunBatch(codec); });
 }
 
 void BatchedPlaneCodec::RunBatch(Codec* codec) {

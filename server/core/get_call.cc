@@ -12,6 +12,8 @@ namespace {
 // How far a call decodes ahead of its reader: enough to keep every worker busy, little enough that
 // a stalled reader holds little.
 constexpr size_t kWindowBytes = size_t{8} << 20;
+// What a plane counts at least: small ones cost something, too.
+constexpr size_t kLeastCost = 4096;
 
 // A decoded plane, counted in flight while anybody refers to it.
 struct DecodedPlane {
@@ -62,30 +64,41 @@ void GetCall::Hold(std::span<const BlockKey> keys) {
     Store::Pin pin = path_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
     if (!pin) continue;
     answers_[i] = {true, pin.tier(), pin.first_position()};
-    held_.push_back(Open(i, std::move(pin)));
+    auto block = std::make_unique<HeldBlock>();
+    block->index = i;
+    block->pin = std::make_shared<const Store::Pin>(std::move(pin));
+    held_.push_back(std::move(block));
   }
 }
 
-GetCall::RecordBytes GetCall::BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset,
-                                      uint64_t size) {
+absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<const Store::Pin>& pin,
+                                                      uint64_t offset, uint64_t size) {
   const auto view = pin->View(offset, size);
-  if (!view.empty() || size == 0) return {view, pin};
+  if (!view.empty() || size == 0) return RecordBytes{view, pin};
   auto copy = std::make_shared<std::vector<std::byte>>(size);
-  pin->Read(offset, *copy);
-  return {*copy, copy};
+  KVSTOW_RETURN_IF_ERROR(pin->Read(offset, *copy));
+  return RecordBytes{*copy, copy};
 }
 
-GetCall::HeldBlock GetCall::Open(uint32_t index, Store::Pin pin) {
-  HeldBlock block;
-  block.index = index;
-  block.rotary = space_->RotaryAt(pin.first_position());
-  block.pin = std::make_shared<const Store::Pin>(std::move(pin));
-  const uint64_t head =
-      std::min<uint64_t>(RecordIndex::BytesFor(space_->layout()), block.pin->record_bytes());
-  const RecordBytes prefix = BytesAt(block.pin, 0, head);
-  auto record = RecordIndex::Parse(prefix.bytes, space_->layout(), space_->fingerprint());
-  if (record.ok()) block.record = std::make_shared<const RecordIndex>(*std::move(record));
-  return block;
+void GetCall::Open(HeldBlock& block) const {
+  absl::call_once(block.opened, [&] {
+    const PlaneLayout& layout = space_->layout();
+    const uint64_t size = block.pin->record_bytes();
+    block.rotary = space_->RotaryAt(block.pin->first_position());
+    const auto head =
+        BytesAt(block.pin, 0, std::min<uint64_t>(RecordIndex::BytesFor(layout), size));
+    if (!head.ok()) {
+      block.record = head.status();
+      return;
+    }
+    block.record = RecordIndex::Parse(head->bytes, layout, space_->fingerprint());
+    if (!block.record.ok()) {
+      block.record = absl::DataLossError(block.record.status().message());
+    } else if (block.record->header().first_position != block.pin->first_position() ||
+               block.record->header().record_bytes != size) {
+      block.record = absl::DataLossError("another record lies where this one should");
+    }
+  });
 }
 
 void GetCall::Next(OnPlane on_plane) {
@@ -95,6 +108,8 @@ void GetCall::Next(OnPlane on_plane) {
   }
   {
     absl::MutexLock lock(&mu_);
+    // Kept, it would keep the transport's call and this one alive for ever.
+    if (cancelled_) return;
     waiting_ = std::move(on_plane);
   }
   Prepare();
@@ -117,14 +132,14 @@ bool GetCall::PrepareOne() {
     held = next_block_;
     plane = planes_[next_plane_];
     const PlaneSpec& spec = space_->layout().planes()[plane];
-    slot->delivery.block = held_[held].index;
+    slot->delivery.block = held_[held]->index;
     slot->delivery.layer = spec.layer;
     slot->delivery.plane_kind = spec.kind;
     if (++next_block_ == held_.size()) {
       next_block_ = 0;
       ++next_plane_;
     }
-    slot->bytes = spec.raw_bytes;
+    slot->bytes = std::max(spec.raw_bytes, kLeastCost);
     window_.push_back(slot);
     window_bytes_ += slot->bytes;
   }
@@ -135,18 +150,19 @@ bool GetCall::PrepareOne() {
 }
 
 void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane) {
-  HeldBlock& block = held_[held];
+  HeldBlock& block = *held_[held];
   if (IsUnwanted(block)) {
-    Finish(*slot, block, Outcome::kUnwanted);
+    Finish(*slot, block, absl::CancelledError());
     return;
   }
-  std::optional<RecordBytes> encoded = Fetch(block, plane);
-  if (!encoded) {
-    Finish(*slot, block, Outcome::kDamaged);
+  Open(block);
+  auto encoded = Fetch(block, plane);
+  if (!encoded.ok()) {
+    Finish(*slot, block, encoded.status());
   } else if (form_ == PlaneForm::kEncoded) {
     slot->delivery.bytes = encoded->bytes;
     slot->delivery.owner = std::move(encoded->owner);
-    Finish(*slot, block, Outcome::kWhole);
+    Finish(*slot, block, absl::OkStatus());
   } else {
     Decode(slot, held, plane, *std::move(encoded));
   }
@@ -157,12 +173,14 @@ bool GetCall::IsUnwanted(const HeldBlock& block) {
   return cancelled_ || block.damaged;
 }
 
-std::optional<GetCall::RecordBytes> GetCall::Fetch(const HeldBlock& block, size_t plane) const {
-  if (block.record == nullptr) return std::nullopt;
+absl::StatusOr<GetCall::RecordBytes> GetCall::Fetch(HeldBlock& block, size_t plane) const {
+  KVSTOW_RETURN_IF_ERROR(block.record.status());
   const DirectoryEntry& entry = block.record->planes()[plane];
-  if (entry.offset + entry.bytes > block.pin->record_bytes()) return std::nullopt;
-  RecordBytes encoded = BytesAt(block.pin, entry.offset, entry.bytes);
-  if (!CheckPlane(entry, encoded.bytes).ok()) return std::nullopt;
+  if (entry.offset + entry.bytes > block.pin->record_bytes()) {
+    return absl::DataLossError("the plane lies beyond the record");
+  }
+  KVSTOW_ASSIGN_OR_RETURN(RecordBytes encoded, BytesAt(block.pin, entry.offset, entry.bytes));
+  KVSTOW_RETURN_IF_ERROR(CheckPlane(entry, encoded.bytes));
   return encoded;
 }
 
@@ -173,28 +191,28 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
   slot->delivery.bytes = {decoded->values.get(), decoded->size};
   auto work = std::make_unique<PlaneDecodeWork>(
       PlaneDecodeWork{.spec = &spec,
-                      .rotary = held_[held].rotary.of_plane(plane),
+                      .rotary = held_[held]->rotary.of_plane(plane),
                       .encoded = encoded.bytes,
                       .values = {decoded->values.get(), decoded->size}});
   slot->delivery.owner = std::move(decoded);
   PlaneDecodeWork* const todo = work.get();
   path_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
                             bytes = std::move(encoded)](const absl::Status& status) {
-    self->Finish(*slot, self->held_[held], status.ok() ? Outcome::kWhole : Outcome::kDamaged);
+    self->Finish(*slot, *self->held_[held], status);
   });
 }
 
-void GetCall::Finish(Slot& slot, HeldBlock& block, Outcome outcome) {
+void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
+  const bool unwanted = absl::IsCancelled(status);
   {
     absl::MutexLock lock(&mu_);
-    slot.delivery.kind =
-        outcome == Outcome::kWhole ? PlaneDelivery::Kind::kPlane : PlaneDelivery::Kind::kDamage;
+    slot.delivery.kind = status.ok() ? PlaneDelivery::Kind::kPlane : PlaneDelivery::Kind::kDamage;
     // Two planes of one block may fail at the same time on two threads: one of them tells.
-    slot.skip = outcome == Outcome::kUnwanted || (outcome == Outcome::kDamaged && block.damaged);
-    if (outcome == Outcome::kDamaged) block.damaged = true;
+    slot.skip = unwanted || (!status.ok() && block.damaged);
+    if (!status.ok() && !unwanted) block.damaged = true;
     slot.ready = true;
   }
-  if (outcome == Outcome::kDamaged && !slot.skip) path_.store.ReportDamage(*block.pin);
+  if (absl::IsDataLoss(status) && !slot.skip) path_.store.ReportDamage(*block.pin);
   Deliver();
 }
 

@@ -13,10 +13,10 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
+#include "absl/base/call_once.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -55,7 +55,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
 
-  // Gives the next plane. FAILED_PRECONDITION once the session ended.
+  // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
 
@@ -67,9 +67,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   struct HeldBlock {
     uint32_t index = 0;  // into the asked-for keys
     std::shared_ptr<const Store::Pin> pin;
-    std::shared_ptr<const RecordIndex> record;  // null when the header is damaged
-    BlockRotary rotary;
-    bool damaged = false;  // told once; later planes are skipped
+    absl::once_flag opened;
+    absl::StatusOr<RecordIndex> record;  // once opened
+    BlockRotary rotary;                  // once opened
+    bool damaged = false;                // told once; later planes are skipped
   };
   // Bytes of a record where they lie, or a copy when they lie in pieces.
   struct RecordBytes {
@@ -90,18 +91,21 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
   void Hold(std::span<const BlockKey> keys);
-  HeldBlock Open(uint32_t index, Store::Pin pin);
-  static RecordBytes BytesAt(const std::shared_ptr<const Store::Pin>& pin, uint64_t offset,
-                             uint64_t size);
+  // Reads the record's header, the first time. On executor threads: it may be far away.
+  void Open(HeldBlock& block) const;
+  // UNAVAILABLE and the like when the tier could not be read.
+  static absl::StatusOr<RecordBytes> BytesAt(const std::shared_ptr<const Store::Pin>& pin,
+                                             uint64_t offset, uint64_t size);
   void Prepare();
   bool PrepareOne() ABSL_LOCKS_EXCLUDED(mu_);
   void Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
-  // The plane's bytes, checked; none when they are damaged.
-  std::optional<RecordBytes> Fetch(const HeldBlock& block, size_t plane) const;
+  // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
+  absl::StatusOr<RecordBytes> Fetch(HeldBlock& block, size_t plane) const;
   void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
-  enum class Outcome { kWhole, kDamaged, kUnwanted };
-  void Finish(Slot& slot, HeldBlock& block, Outcome outcome) ABSL_LOCKS_EXCLUDED(mu_);
+  // With an error the block is told as damaged; DATA_LOSS takes it out of the store, too, CANCELLED
+  // means that nobody wants it any more.
+  void Finish(Slot& slot, HeldBlock& block, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
 
@@ -111,7 +115,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   const PlaneForm form_;
   std::vector<size_t> planes_;  // indices into the layout, those asked for
   std::vector<GetAnswer> answers_;
-  std::vector<HeldBlock> held_;
+  std::vector<std::unique_ptr<HeldBlock>> held_;
 
   absl::Mutex mu_;
   // The next plane to prepare.

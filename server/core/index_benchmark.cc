@@ -62,8 +62,12 @@ class BottomlessTier : public Tier {
   uint64_t PhysicalBytes(uint64_t bytes) const override { return (bytes + 4095) / 4096 * 4096; }
   absl::StatusOr<Allocation> Allocate(uint64_t) override { return Allocation{PageRun{next_++, 1}}; }
   void Free(const Allocation&) override {}
-  void Write(const Allocation&, uint64_t, std::span<const std::byte>) override {}
-  void Read(const Allocation&, uint64_t, std::span<std::byte>) const override {}
+  absl::Status Write(const Allocation&, uint64_t, std::span<const std::byte>) override {
+    return absl::OkStatus();
+  }
+  absl::Status Read(const Allocation&, uint64_t, std::span<std::byte>) const override {
+    return absl::OkStatus();
+  }
   std::span<const std::byte> View(const Allocation&, uint64_t, uint64_t) const override {
     return {};
   }

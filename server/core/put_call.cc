@@ -194,6 +194,8 @@ absl::Status PutCall::Commit(Done done) {
                      wanted_[next_block_].index, " offset ", next_offset_));
   }
   absl::MutexLock lock(&mu_);
+  // Kept, `done` would keep the transport's call and this one alive for ever.
+  if (cancelled_) return absl::CancelledError("the call was cancelled");
   if (committing_) return absl::InvalidArgumentError("a second commit");
   committing_ = true;
   done_ = std::move(done);

@@ -10,27 +10,30 @@ namespace {
 // A source that cannot be looked at where it lies is copied through a buffer of this size.
 constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
 
-void Copy(const RecordMove& move) {
+absl::Status Copy(const RecordMove& move) {
   std::vector<std::byte> buffer;
   for (uint64_t offset = 0; offset < move.bytes; offset += kPieceBytes) {
     const uint64_t size = std::min(kPieceBytes, move.bytes - offset);
     std::span<const std::byte> piece = move.source->View(move.from, offset, size);
     if (piece.empty()) {
       buffer.resize(size);
-      move.source->Read(move.from, offset, buffer);
+      if (absl::Status s = move.source->Read(move.from, offset, buffer); !s.ok()) return s;
       piece = buffer;
     }
-    move.destination->Write(move.to, offset, piece);
+    absl::Status s = move.destination->Write(move.to, offset, piece);
+    if (!s.ok()) return s;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 struct ExecutorMover::Batch {
   Batch(std::vector<RecordMove> m, Done d)
-      : moves(std::move(m)), done(std::move(d)), left(moves.size()) {}
+      : moves(std::move(m)), done(std::move(d)), results(moves.size()), left(moves.size()) {}
   std::vector<RecordMove> moves;
   Done done;
+  std::vector<absl::Status> results;
   std::atomic<size_t> left;
 };
 
@@ -40,10 +43,9 @@ void ExecutorMover::Move(std::vector<RecordMove> moves, Done done) {
   for (size_t i = 0; i < count; ++i) {
     // A record each, so that what a request waits for gets its turn between them.
     executor_->Schedule(WorkPriority::kBackground, [batch, i] {
-      Copy(batch->moves[i]);
+      batch->results[i] = Copy(batch->moves[i]);
       if (batch->left.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-      const std::vector<absl::Status> results(batch->moves.size());
-      std::move(batch->done)(results);
+      std::move(batch->done)(batch->results);
     });
   }
 }

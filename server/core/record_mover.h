@@ -37,7 +37,7 @@ class RecordMover {
   virtual void Move(std::vector<RecordMove> moves, Done done) = 0;
 };
 
-// Copies by Tier::View, Read and Write, each record a piece of background work. Copies do not fail.
+// Copies by Tier::View, Read and Write, each record a piece of background work.
 class ExecutorMover final : public RecordMover {
  public:
   // `executor` outlives it.

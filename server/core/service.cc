@@ -25,7 +25,8 @@ RecordInspection InspectRecord(Store& store, const SpaceContext& space, const Bl
     return out;
   }
   std::vector<std::byte> bytes(pin.record_bytes());
-  pin.Read(0, bytes);
+  out.health = pin.Read(0, bytes);
+  if (!out.health.ok()) return out;
   auto record = RecordIndex::Parse(bytes);
   out.health = record.status();
   if (!record.ok()) return out;

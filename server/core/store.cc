@@ -34,9 +34,9 @@ TierKind Store::Pin::tier() const {
 
 uint64_t Store::Pin::first_position() const { return block_->first_position; }
 
-void Store::Pin::Read(uint64_t offset, std::span<std::byte> out) const {
+absl::Status Store::Pin::Read(uint64_t offset, std::span<std::byte> out) const {
   const Record& record = block_->records()[slot_];
-  store_->impl_->tier(record.tier)->Read(record.allocation, offset, out);
+  return store_->impl_->tier(record.tier)->Read(record.allocation, offset, out);
 }
 
 std::span<const std::byte> Store::Pin::View(uint64_t offset, uint64_t size) const {
@@ -127,6 +127,8 @@ Store::Pin Store::Peek(SpaceId space, uint32_t shard, const BlockKey& key) {
 }
 
 void Store::ReportDamage(const Pin& pin) { impl_->ReportDamage(pin.block_, pin.slot_); }
+
+void Store::LoseTier(TierKind kind) { impl_->LoseTier(kind); }
 
 uint64_t Store::Drop(SpaceId space, std::span<const BlockKey> keys) {
   return impl_->Drop(space, keys);

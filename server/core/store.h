@@ -147,7 +147,7 @@ class Store {
     TierKind tier() const;
     uint64_t first_position() const;
     // As Tier::Read and Tier::View.
-    void Read(uint64_t offset, std::span<std::byte> out) const;
+    absl::Status Read(uint64_t offset, std::span<std::byte> out) const;
     std::span<const std::byte> View(uint64_t offset, uint64_t size) const;
 
    private:
@@ -244,6 +244,10 @@ class Store {
   uint64_t DropSpace(SpaceId space);
   // NOT_FOUND when it is neither visible nor incomplete.
   absl::StatusOr<BlockInfo> Inspect(SpaceId space, const BlockKey& key) const;
+
+  // A tier's memory is gone: blocks with a record in it leave the store, descendants included, as
+  // damaged, and nothing is put or moved there any more.
+  void LoseTier(TierKind kind);
 
   // Ends leases, gives up incomplete blocks, evicts to the low watermark, starts moves between
   // tiers (which go on by themselves as long as there is something to move). Call every 100 ms or

@@ -28,6 +28,7 @@ bool Store::Impl::RoomIsOnItsWay(size_t tier, uint64_t needed) const {
 void Store::Impl::PlanDemotions(MovePlan* plan) {
   // From the slowest on, so that what leaves one tier makes room for what leaves the one before.
   for (size_t i = fast_.size(); i-- > 0;) {
+    if (lost_[i]) continue;
     FastTier& tier = fast_[i];
     if (StaysAbove(i, options_.high_watermark)) tier.demoting = true;
     // Not before it has arrived there: what is leaving may yet stay.

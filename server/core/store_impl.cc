@@ -28,6 +28,7 @@ Store::Impl::Impl(const StoreOptions& options, std::vector<Tier*> tiers, const C
       stats_(stats),
       mover_(mover),
       capacity_bytes_(CapacityOf(tiers_)),
+      lost_(tiers_.size()),
       queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_), tiers_.size()),
       index_(RandomSeed(random), &queue_, tiers_.size()),
       leases_(random),

@@ -70,6 +70,7 @@ class Store::Impl {
   void ReportDamage(Block* block, uint32_t slot);
   uint64_t Drop(SpaceId space, std::span<const BlockKey> keys);
   uint64_t DropSpace(SpaceId space);
+  void LoseTier(TierKind kind);
 
   absl::StatusOr<BlockInfo> Inspect(SpaceId space, const BlockKey& key) const;
   StoreSnapshot Snapshot() const;
@@ -138,6 +139,8 @@ class Store::Impl {
   std::unique_ptr<PendingCommit> MakePending(Space* space, uint32_t slot, const BlockIntent& intent,
                                              uint64_t record_bytes, uint64_t promised)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status WritePieces(const Placement& placement,
+                           std::span<const std::span<const std::byte>> pieces) const;
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
                const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -147,17 +150,17 @@ class Store::Impl {
 
   // ---- store_room.cc ----
   uint64_t LargestPhysical(uint64_t record_bytes) const;
-  uint64_t FreeBytes(size_t tier) const;
+  uint64_t FreeBytes(size_t tier) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // What is free or could be made so, in all tiers together.
   uint64_t RoomBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool Fits(size_t tier, uint64_t record_bytes) const;
-  bool FitsSomeTier(uint64_t record_bytes) const;
+  bool Fits(size_t tier, uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool FitsSomeTier(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The slowest tier that has, or by eviction could be made to have, room for such a record.
   std::optional<size_t> FindRoom(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED, counted, when no room can be made.
   absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<Placement> TryAllocate(uint64_t record_bytes);
+  std::optional<Placement> TryAllocate(uint64_t record_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Above(size_t tier, double fraction) const;
   // A bounded number of evictions while the slowest tier is above that fraction. Whether it is
   // worth going on.
@@ -201,7 +204,8 @@ class Store::Impl {
   Attempt Promote(const Candidate& candidate, std::vector<uint64_t>* awaited, MovePlan* plan)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The fastest tier, faster than its own, that could hold it.
-  std::optional<size_t> PromotionTier(const Record& record) const;
+  std::optional<size_t> PromotionTier(const Record& record) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool BelowHigh(size_t tier, uint64_t more, uint64_t leaving) const;
   // kStarted when the room is there or on its way.
   Attempt MakeRoomByDemotion(size_t tier, uint64_t needed, const Candidate& candidate,
@@ -247,6 +251,7 @@ class Store::Impl {
   mutable absl::Mutex mu_;
   std::function<void(const StoreEvent&)> listener_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<bool> lost_ ABSL_GUARDED_BY(mu_);  // one a tier: its memory is gone
   uint64_t tick_ ABSL_GUARDED_BY(mu_) = 0;
   EvictionQueue queue_ ABSL_GUARDED_BY(mu_);
   BlockIndex index_ ABSL_GUARDED_BY(mu_);

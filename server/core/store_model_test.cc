@@ -157,7 +157,7 @@ class StoreModel {
         gone[pin.life] = pin.block_pages;
       }
       std::byte content{};
-      pin.pin.Read(pin.pin.record_bytes() - 1, {&content, 1});
+      EXPECT_TRUE(pin.pin.Read(pin.pin.record_bytes() - 1, {&content, 1}).ok());
       ASSERT_EQ(content, pin.content) << "pinned bytes have changed";
       ASSERT_EQ(pin.pin.View(0, 1).data(), pin.at) << "pinned bytes have moved";
     }

@@ -83,7 +83,7 @@ TEST_F(StoreMoveTest, TheBytesMoveAlong) {
   ASSERT_TRUE(pin);
   EXPECT_EQ(pin.tier(), TierKind::kHost);
   std::vector<std::byte> bytes(pin.record_bytes());
-  pin.Read(0, bytes);
+  EXPECT_TRUE(pin.Read(0, bytes).ok());
   EXPECT_EQ(bytes, std::vector<std::byte>(2 * kTestPage, std::byte{3}));
 }
 
@@ -743,7 +743,7 @@ TEST(StoreMoveTiers, RecordsInPieces) {
   ASSERT_TRUE(pin);
   EXPECT_EQ(pin.tier(), TierKind::kHost);
   std::vector<std::byte> bytes(500);
-  pin.Read(0, bytes);
+  EXPECT_TRUE(pin.Read(0, bytes).ok());
   EXPECT_EQ(bytes, std::vector<std::byte>(500, std::byte{'a'}));
 }
 

@@ -163,13 +163,29 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
     promised_bytes_ -= std::exchange(pending->promised_bytes, 0);
   }
   // Nobody else knows of these pages yet.
+  const absl::Status written = WritePieces(*placement, pieces);
+  absl::MutexLock lock(&mu_);
+  if (written.ok()) {
+    Publish(*pending, *std::move(placement), bytes, meta);
+  } else {
+    // The pages hold what was there before: another block's record, maybe.
+    const TenantId tenant = pending->block->space->tenant;
+    ledger_.tenant(tenant).physical_bytes -= tiers_[placement->tier]->PhysicalBytes(bytes);
+    tiers_[placement->tier]->Free(placement->allocation);
+    stats_->OnRefused(tenant, Refusal::kFull, 1);
+    Forget(*pending);
+  }
+  return written;
+}
+
+absl::Status Store::Impl::WritePieces(const Placement& placement,
+                                      std::span<const std::span<const std::byte>> pieces) const {
   uint64_t offset = 0;
   for (const auto& piece : pieces) {
-    tiers_[placement->tier]->Write(placement->allocation, offset, piece);
+    absl::Status s = tiers_[placement.tier]->Write(placement.allocation, offset, piece);
+    if (!s.ok()) return s;
     offset += piece.size();
   }
-  absl::MutexLock lock(&mu_);
-  Publish(*pending, *std::move(placement), bytes, meta);
   return absl::OkStatus();
 }
 

@@ -41,7 +41,7 @@ TEST_F(StorePutTest, RecordIsThePiecesOneAfterTheOther) {
   EXPECT_EQ(pin.first_position(), 2u * kTestTokens);
   EXPECT_EQ(pin.tier(), TierKind::kHost);
   std::vector<std::byte> bytes(pin.record_bytes());
-  pin.Read(0, bytes);
+  EXPECT_TRUE(pin.Read(0, bytes).ok());
   EXPECT_THAT(bytes, testing::Each(std::byte{2}));
   EXPECT_THAT(pin.View(60, 20), SizeIs(20));
 }

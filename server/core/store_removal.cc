@@ -1,6 +1,8 @@
 // Store: pins, and every way in which a block goes.
+#include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "server/core/store_impl.h"
 
 namespace kvstow {
@@ -73,6 +75,29 @@ uint64_t Store::Impl::DropSpace(SpaceId space_id) {
   std::vector<Block*> blocks;
   BlockIndex::CollectSpace(space, &blocks);
   return RemoveAll(blocks, RemovalReason::kDropped);
+}
+
+void Store::Impl::LoseTier(TierKind kind) {
+  absl::MutexLock lock(&mu_);
+  for (size_t i = 0; i < tiers_.size(); ++i) {
+    if (tiers_[i]->kind() == kind) lost_[i] = true;
+  }
+  for (const auto& space : index_.spaces()) {
+    std::vector<Block*> blocks, gone;
+    BlockIndex::CollectSpace(space.get(), &blocks);
+    // Parents come before their children.
+    absl::flat_hash_set<const Block*> marked;
+    for (Block* block : blocks) {
+      const auto records = block->records();
+      const bool lies_there = std::any_of(records.begin(), records.end(), [&](const Record& r) {
+        return r.state == Record::State::kPresent && lost_[r.tier];
+      });
+      if (!lies_there && !marked.contains(block->parent)) continue;
+      marked.insert(block);
+      gone.push_back(block);
+    }
+    RemoveAll(gone, RemovalReason::kDamaged);
+  }
 }
 
 uint64_t Store::Impl::RemoveAll(std::span<Block* const> blocks, RemovalReason reason) {

@@ -127,7 +127,7 @@ TEST_F(StoreRemovalTest, PinKeepsBytesOfADroppedBlock) {
   EXPECT_EQ(w_.store.Snapshot().tiers[0].blocks, 0u);
   EXPECT_EQ(w_.Put(TestChain('a', 2)), 2u) << "its name is free at once";
   std::vector<std::byte> bytes(kTestPage);
-  pin.Read(0, bytes);
+  EXPECT_TRUE(pin.Read(0, bytes).ok());
   EXPECT_THAT(bytes, Each(std::byte{1}));
   pin = Store::Pin();
   EXPECT_EQ(w_.used_pages(), 2u);

@@ -21,6 +21,7 @@ uint64_t Store::Impl::LargestPhysical(uint64_t record_bytes) const {
 }
 
 uint64_t Store::Impl::FreeBytes(size_t tier) const {
+  if (lost_[tier]) return 0;
   const TierUsage usage = tiers_[tier]->usage();
   return usage.capacity_bytes - usage.used_bytes;
 }
@@ -32,6 +33,7 @@ uint64_t Store::Impl::RoomBytes() const {
 }
 
 bool Store::Impl::Fits(size_t tier, uint64_t record_bytes) const {
+  if (lost_[tier]) return false;
   const uint64_t capacity = tiers_[tier]->usage().capacity_bytes;
   // The first comparison keeps PhysicalBytes from overflowing.
   return record_bytes <= capacity && tiers_[tier]->PhysicalBytes(record_bytes) <= capacity;

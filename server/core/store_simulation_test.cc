@@ -125,7 +125,7 @@ class RankWorker : public Actor {
   void ReadOne() {
     auto& [key, pin] = pins_.back();
     std::byte last{};
-    pin.Read(pin.record_bytes() - 1, {&last, 1});
+    EXPECT_TRUE(pin.Read(pin.record_bytes() - 1, {&last, 1}).ok());
     EXPECT_EQ(last, static_cast<std::byte>(key[1]));
     if (cluster_.random() % 100 == 0) cluster_.world.store.ReportDamage(pin);
     cluster_.held.erase(cluster_.held.find(key));

@@ -72,7 +72,7 @@ class Worker {
       pins.push_back(world_.store.Acquire(world_.space, 0, keys[i]));
       if (!pins.back()) continue;  // dropped in between
       std::vector<std::byte> bytes(pins.back().record_bytes());
-      pins.back().Read(0, bytes);
+      EXPECT_TRUE(pins.back().Read(0, bytes).ok());
       for (const std::byte b : bytes) ASSERT_EQ(b, static_cast<std::byte>(i));
     }
     if (!pins.empty() && pins.back() && random_() % 10 == 0) {

@@ -89,5 +89,39 @@ TEST(StoreTiers, OnlyTheSlowestIsEvictedByItsWatermark) {
   EXPECT_EQ(w.host.usage().used_bytes, 9u * kTestPage);
 }
 
+TEST(StoreTiers, BlocksOfALostTierGoWithWhatHangsOnThem) {
+  TwoTiers w(2, 8);
+  ASSERT_TRUE(w.Put(TestChain('a', 1), 3));  // too large for the fast tier
+  ASSERT_TRUE(w.Put(TestChain('b', 3), 2));  // the first of them in the fast tier
+  EXPECT_EQ(w.gpu.usage().used_bytes, 2u * kTestPage);
+  w.store.LoseTier(TierKind::kGpu);
+  EXPECT_TRUE(w.Has('a'));
+  EXPECT_FALSE(w.Has('b'));
+  EXPECT_EQ(w.gpu.usage().used_bytes, 0u);
+  EXPECT_EQ(w.host.usage().used_bytes, 3u * kTestPage) << "the children went, too";
+  EXPECT_EQ(w.stats.removed(RemovalReason::kDamaged), 3u);
+}
+
+TEST(StoreTiers, NothingIsPutInALostTier) {
+  TwoTiers w(4, 4);
+  w.store.LoseTier(TierKind::kGpu);
+  ASSERT_TRUE(w.Put(TestChain('a', 1), 3));
+  EXPECT_EQ(w.gpu.usage().used_bytes, 0u);
+  w.store.Lease(w.space, TestChain('a', 1), {}, absl::Seconds(10));
+  EXPECT_FALSE(w.Put(TestChain('b', 1), 2)) << "its room does not count";
+}
+
+TEST(StoreTiers, ARecordThatCouldNotBeWrittenIsNotThere) {
+  TwoTiers w(4, 4);
+  w.gpu.set_failing(true);
+  EXPECT_FALSE(w.Put(TestChain('a', 1), 2));
+  EXPECT_FALSE(w.Has('a'));
+  EXPECT_EQ(w.gpu.usage().used_bytes, 0u);
+  EXPECT_EQ(w.store.Snapshot().tenants.at(0).physical_bytes, 0u);
+  EXPECT_EQ(w.store.Snapshot().pending_blocks, 0u);
+  w.gpu.set_failing(false);
+  EXPECT_TRUE(w.Put(TestChain('a', 1), 2));
+}
+
 }  // namespace
 }  // namespace kvstow

@@ -41,16 +41,16 @@ class Tier {
   // Physical bytes that a record of this size takes.
   virtual uint64_t PhysicalBytes(uint64_t record_bytes) const = 0;
 
-  // RESOURCE_EXHAUSTED when the budget has too few free pages; UNAVAILABLE when the tier's memory
-  // is lost.
+  // RESOURCE_EXHAUSTED when the budget has too few free pages.
   virtual absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) = 0;
   virtual void Free(const Allocation& allocation) = 0;
 
   // `offset` counts from the record's start; the range lies within the allocation.
-  virtual void Write(const Allocation& allocation, uint64_t offset,
-                     std::span<const std::byte> bytes) = 0;
-  virtual void Read(const Allocation& allocation, uint64_t offset,
-                    std::span<std::byte> out) const = 0;
+  // Not OK when the tier's memory could not be reached: what was written or read is unspecified.
+  virtual absl::Status Write(const Allocation& allocation, uint64_t offset,
+                             std::span<const std::byte> bytes) = 0;
+  virtual absl::Status Read(const Allocation& allocation, uint64_t offset,
+                            std::span<std::byte> out) const = 0;
   // The bytes where they lie, when the host can address them and they are in one piece; else empty.
   // Valid until Free.
   virtual std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,

@@ -16,6 +16,9 @@
 namespace kvstow {
 namespace {
 
+// Of one chunk, however small they are.
+constexpr size_t kMaxSegments = 1024;
+
 // A chain of single steps: ask for a plane, cut it into the chunk, write the chunk when it is full,
 // go on when it is written. So nothing but End runs beside it.
 class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
@@ -66,47 +69,58 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
     return absl::OkStatus();
   }
 
-  // Fills the chunk from the plane at hand, or asks for the next.
+  // Fills the chunk from the plane at hand, asks for the next, until there is something to write or
+  // to wait for. A loop, however small the planes are: what Next gives at once is not taken on its
+  // stack.
   void Continue() {
-    if (plane_) {
-      CutPlane();
-      if (chunk_bytes_ == kMaxChunkBytes) {
+    for (bool more = true; more;) {
+      if (plane_) CutPlane();
+      if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == kMaxSegments) {
         WriteChunk();
         return;
       }
+      if (news_) {
+        const grpc::ByteBuffer news = *news_;
+        news_.reset();
+        Write(news);
+        return;
+      }
+      more = Ask() && Take(std::move(answer_));
     }
-    if (news_) {
-      const grpc::ByteBuffer news = *news_;
-      news_.reset();
-      Write(news);
-      return;
-    }
-    const auto get = this->get();
-    if (get == nullptr) return;
-    get->Next([self = Self()](absl::StatusOr<PlaneDelivery> delivery) {
-      self->OnPlane(std::move(delivery));
-    });
   }
 
-  void OnPlane(absl::StatusOr<PlaneDelivery> delivery) {
+  // True when the answer came at once.
+  bool Ask() {
+    const auto get = this->get();
+    if (get == nullptr) return false;
+    turn_ = Turn::kAsked;
+    get->Next([self = Self()](absl::StatusOr<PlaneDelivery> delivery) {
+      self->answer_ = std::move(delivery);
+      if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
+      if (self->Take(std::move(self->answer_))) self->Continue();
+    });
+    return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
+  }
+
+  // Whether to go on.
+  bool Take(absl::StatusOr<PlaneDelivery> delivery) {
     if (!delivery.ok()) {
       End(delivery.status());
-      return;
+      return false;
     }
     switch (delivery->kind) {
       case PlaneDelivery::Kind::kPlane:
         plane_ = *std::move(delivery);
         plane_offset_ = 0;
-        Continue();
-        return;
+        return true;
       case PlaneDelivery::Kind::kDamage:
-        TellDamage(*delivery);
-        return;
+        return TellDamage(*delivery);
       case PlaneDelivery::Kind::kEnd:
         at_end_ = true;
         WriteChunk();
-        return;
+        return false;
     }
+    return false;
   }
 
   // Moves as much of the plane into the chunk as fits; lets the plane go when it is used up.
@@ -128,18 +142,16 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
     if (plane_offset_ == plane_->bytes.size()) plane_.reset();
   }
 
-  void TellDamage(const PlaneDelivery& delivery) {
+  bool TellDamage(const PlaneDelivery& delivery) {
     v1::GetResponse response;
     auto* damage = response.mutable_damage();
     damage->set_block(delivery.block);
     damage->set_layer(delivery.layer);
     damage->set_kind(ToProto(delivery.plane_kind));
     news_ = Serialize(response);
-    if (chunk_.empty()) {
-      Continue();
-    } else {
-      WriteChunk();  // what came before it first
-    }
+    if (chunk_.empty()) return true;
+    WriteChunk();  // what came before it first
+    return false;
   }
 
   void WriteChunk() {
@@ -187,6 +199,11 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
   }
 
   std::atomic<uint64_t> sent_bytes_{0};
+
+  // Who goes on after Next: its caller when the answer came before it returned, else the answer.
+  enum class Turn { kAsked, kAnswered, kLeft };
+  std::atomic<Turn> turn_{Turn::kLeft};
+  absl::StatusOr<PlaneDelivery> answer_;
 
   // Of the chain.
   grpc::ByteBuffer outgoing_;

@@ -41,12 +41,12 @@ TEST(DeviceMover, CopiesBetweenPiecesCutAtDifferentPlaces) {
   ASSERT_GT(move.to.size(), 10u);
   std::vector<std::byte> bytes(kBytes), arrived(kBytes);
   for (size_t i = 0; i < kBytes; ++i) bytes[i] = static_cast<std::byte>(i * 31 >> 3);
-  world.second().Write(move.from, 0, bytes);
+  EXPECT_TRUE(world.second().Write(move.from, 0, bytes).ok());
   world.mover().Move({move}, [](std::span<const absl::Status> results) {
     EXPECT_THAT(results, testing::ElementsAre(absl::OkStatus()));
   });
   world.Finish();
-  world.first().Read(move.to, 0, arrived);
+  EXPECT_TRUE(world.first().Read(move.to, 0, arrived).ok());
   EXPECT_EQ(arrived, bytes);
 }
 

@@ -1,9 +1,7 @@
 // Records in device memory, all of it allocated when the tier is made: what the engine finds free
 // afterwards stays free, and no record ever waits for an allocation.
 //
-// A copy that the device fails at leaves the bytes unspecified (reads give zeros): the planes'
-// checksums tell, and the block is dropped as damaged. A lost device gets no more records. The host
-// cannot address the bytes, so View is always empty.
+// The host cannot address the bytes, so View is always empty.
 //
 // Thread safety: as Tier says.
 #pragma once
@@ -28,11 +26,10 @@ class GpuTier : public PagedTier {
   GpuTier& operator=(const GpuTier&) = delete;
 
   TierKind kind() const override { return TierKind::kGpu; }
-  // UNAVAILABLE once the device is lost.
-  absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
-  void Write(const Allocation& allocation, uint64_t offset,
-             std::span<const std::byte> bytes) override;
-  void Read(const Allocation& allocation, uint64_t offset, std::span<std::byte> out) const override;
+  absl::Status Write(const Allocation& allocation, uint64_t offset,
+                     std::span<const std::byte> bytes) override;
+  absl::Status Read(const Allocation& allocation, uint64_t offset,
+                    std::span<std::byte> out) const override;
   std::span<const std::byte> View(const Allocation&, uint64_t, uint64_t) const override {
     return {};
   }

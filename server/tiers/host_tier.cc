@@ -63,21 +63,24 @@ absl::Status HostTier::WaitForPinning() {
   return pinning_status_;
 }
 
-void HostTier::Write(const Allocation& allocation, uint64_t offset,
-                     std::span<const std::byte> bytes) {
+absl::Status HostTier::Write(const Allocation& allocation, uint64_t offset,
+                             std::span<const std::byte> bytes) {
   const std::byte* from = bytes.data();
   ForPieces(allocation, offset, bytes.size(), [&](std::byte* at, uint64_t n) {
     std::memcpy(at, from, n);
     from += n;
   });
+  return absl::OkStatus();
 }
 
-void HostTier::Read(const Allocation& allocation, uint64_t offset, std::span<std::byte> out) const {
+absl::Status HostTier::Read(const Allocation& allocation, uint64_t offset,
+                            std::span<std::byte> out) const {
   std::byte* to = out.data();
   ForPieces(allocation, offset, out.size(), [&](const std::byte* at, uint64_t n) {
     std::memcpy(to, at, n);
     to += n;
   });
+  return absl::OkStatus();
 }
 
 std::span<const std::byte> HostTier::View(const Allocation& allocation, uint64_t offset,

@@ -43,9 +43,10 @@ class HostTier : public PagedTier {
   absl::Status WaitForPinning();
 
   TierKind kind() const override { return TierKind::kHost; }
-  void Write(const Allocation& allocation, uint64_t offset,
-             std::span<const std::byte> bytes) override;
-  void Read(const Allocation& allocation, uint64_t offset, std::span<std::byte> out) const override;
+  absl::Status Write(const Allocation& allocation, uint64_t offset,
+                     std::span<const std::byte> bytes) override;
+  absl::Status Read(const Allocation& allocation, uint64_t offset,
+                    std::span<std::byte> out) const override;
   std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                   uint64_t size) const override;
 

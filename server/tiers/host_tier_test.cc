@@ -42,7 +42,7 @@ TEST(HostTier, ALargeBudgetIsOnlyReserved) {
   ASSERT_TRUE(tier.ok()) << tier.status();
   const auto a = (*tier)->Allocate(100);
   ASSERT_TRUE(a.ok());
-  (*tier)->Write(*a, 0, std::vector<std::byte>(100, std::byte{7}));
+  EXPECT_TRUE((*tier)->Write(*a, 0, std::vector<std::byte>(100, std::byte{7})).ok());
   EXPECT_EQ((*tier)->View(*a, 99, 1)[0], std::byte{7});
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -27,6 +28,9 @@ class MemoryTier : public Tier {
         bytes_(size_t{pages} * page_bytes),
         pages_(pages, slab_pages) {}
 
+  // Reads and writes fail from here on, or no longer.
+  void set_failing(bool failing) { failing_ = failing; }
+
   TierKind kind() const override { return kind_; }
   TierUsage usage() const override {
     absl::MutexLock lock(&mu_);
@@ -48,17 +52,21 @@ class MemoryTier : public Tier {
     absl::MutexLock lock(&mu_);
     pages_.Free(allocation);
   }
-  void Write(const Allocation& allocation, uint64_t offset,
-             std::span<const std::byte> bytes) override {
+  absl::Status Write(const Allocation& allocation, uint64_t offset,
+                     std::span<const std::byte> bytes) override {
+    if (failing_) return absl::UnavailableError("the tier fails");
     for (size_t i = 0; i < bytes.size(); ++i) bytes_[At(allocation, offset + i)] = bytes[i];
+    return absl::OkStatus();
   }
-  void Read(const Allocation& allocation, uint64_t offset,
-            std::span<std::byte> out) const override {
+  absl::Status Read(const Allocation& allocation, uint64_t offset,
+                    std::span<std::byte> out) const override {
+    if (failing_) return absl::UnavailableError("the tier fails");
     for (size_t i = 0; i < out.size(); ++i) out[i] = bytes_[At(allocation, offset + i)];
+    return absl::OkStatus();
   }
   std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                   uint64_t size) const override {
-    if (size == 0) return {};
+    if (size == 0 || failing_) return {};
     const size_t first = At(allocation, offset);
     if (At(allocation, offset + size - 1) != first + size - 1) return {};
     return {&bytes_[first], size};
@@ -76,6 +84,7 @@ class MemoryTier : public Tier {
   }
 
   const TierKind kind_;
+  std::atomic<bool> failing_{false};
   const uint32_t page_bytes_;
   std::vector<std::byte> bytes_;
   mutable absl::Mutex mu_;

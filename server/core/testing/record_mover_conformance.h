@@ -46,12 +46,12 @@ class RecordMoverConformance : public testing::TestWithParam<MoverFactory> {
   // A move of a record of that size and pattern, with room taken for it.
   static RecordMove Prepare(Tier& from, Tier& to, uint64_t size) {
     RecordMove move{&from, *from.Allocate(size), &to, *to.Allocate(size), size};
-    from.Write(move.from, 0, Pattern(size));
+    EXPECT_TRUE(from.Write(move.from, 0, Pattern(size)).ok());
     return move;
   }
   static std::vector<std::byte> Arrived(const RecordMove& move) {
     std::vector<std::byte> bytes(move.bytes);
-    move.destination->Read(move.to, 0, bytes);
+    EXPECT_TRUE(move.destination->Read(move.to, 0, bytes).ok());
     return bytes;
   }
 

@@ -40,7 +40,7 @@ class TierConformance : public testing::TestWithParam<TierFactory> {
   }
   static std::vector<std::byte> ReadAll(const Tier& tier, const Allocation& a, uint64_t size) {
     std::vector<std::byte> out(size);
-    tier.Read(a, 0, out);
+    EXPECT_TRUE(tier.Read(a, 0, out).ok());
     return out;
   }
   // Allocations of one page until it is full, then every second one freed: free memory lies in
@@ -71,7 +71,7 @@ TEST_P(TierConformance, GivesBackWhatWasWritten) {
     const auto a = tier->Allocate(size);
     ASSERT_TRUE(a.ok()) << a.status();
     const auto bytes = Pattern(size, size);
-    tier->Write(*a, 0, bytes);
+    EXPECT_TRUE(tier->Write(*a, 0, bytes).ok());
     EXPECT_EQ(ReadAll(*tier, *a, size), bytes);
     tier->Free(*a);
   }
@@ -84,11 +84,11 @@ TEST_P(TierConformance, WritesAndReadsInPieces) {
   const auto a = tier->Allocate(bytes.size());
   ASSERT_TRUE(a.ok());
   const std::span<const std::byte> all = bytes;
-  tier->Write(*a, 7000, all.subspan(7000));
-  tier->Write(*a, 0, all.subspan(0, 3));
-  tier->Write(*a, 3, all.subspan(3, 6997));
+  EXPECT_TRUE(tier->Write(*a, 7000, all.subspan(7000)).ok());
+  EXPECT_TRUE(tier->Write(*a, 0, all.subspan(0, 3)).ok());
+  EXPECT_TRUE(tier->Write(*a, 3, all.subspan(3, 6997)).ok());
   std::vector<std::byte> out(5000);
-  tier->Read(*a, 4000, out);
+  EXPECT_TRUE(tier->Read(*a, 4000, out).ok());
   EXPECT_TRUE(std::equal(out.begin(), out.end(), bytes.begin() + 4000));
 }
 
@@ -124,7 +124,7 @@ TEST_P(TierConformance, FragmentationRefusesNothing) {
   ASSERT_TRUE(a.ok()) << a.status();
   EXPECT_GT(a->size(), 1u);
   const auto bytes = Pattern(free, 2);
-  tier->Write(*a, 0, bytes);
+  EXPECT_TRUE(tier->Write(*a, 0, bytes).ok());
   EXPECT_EQ(ReadAll(*tier, *a, free), bytes);
 }
 
@@ -135,7 +135,7 @@ TEST_P(TierConformance, ViewIsTheBytesOrNothing) {
   const auto bytes = Pattern(2 * page, 3);
   const auto a = tier->Allocate(bytes.size());
   ASSERT_TRUE(a.ok());
-  tier->Write(*a, 0, bytes);
+  EXPECT_TRUE(tier->Write(*a, 0, bytes).ok());
   // Across two runs that do not touch there is none.
   EXPECT_TRUE(tier->View(*a, 0, 2 * page).empty());
   const auto view = tier->View(*a, page + 1, page - 1);
@@ -153,7 +153,7 @@ TEST_P(TierConformance, ThreadsDoNotDisturbEachOther) {
         const auto bytes = Pattern(1000 + 500 * ((t + i) % 10), 100 * t + i);
         const auto a = tier->Allocate(bytes.size());
         ASSERT_TRUE(a.ok());
-        tier->Write(*a, 0, bytes);
+        EXPECT_TRUE(tier->Write(*a, 0, bytes).ok());
         ASSERT_EQ(ReadAll(*tier, *a, bytes.size()), bytes);
         tier->Free(*a);
       }

@@ -1,0 +1,137 @@
+// Puts and Gets of the service that end in unusual ways.
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/core/service.h"
+#include "server/core/testing/fake_clock.h"
+#include "server/core/testing/fake_random.h"
+#include "server/core/testing/memory_tier.h"
+#include "server/core/testing/recording_stats.h"
+#include "server/core/testing/step_executor.h"
+#include "server/core/tiled_plane_codec.h"
+#include "space/fingerprint.h"
+#include "tests/testing/kv_data.h"
+
+namespace kvstow::testing {
+namespace {
+
+SpaceSpec Spec() {
+  SpaceSpec spec;
+  spec.model = {"service-call", "", ""};
+  LayerGroup group;
+  group.layers = {0};
+  group.kv_heads = 1;
+  group.k_dim = group.v_dim = 64;
+  spec.groups = {group};
+  return spec;
+}
+
+class ServiceCallTest : public ::testing::Test {
+ protected:
+  ServiceCallTest() {
+    session_ = *service_.BeginSession(kDefaultTenant, "test");
+    space_ = service_.OpenSpace(kDefaultTenant, session_->id(), Spec(), {})->handle;
+  }
+  std::shared_ptr<PutCall> SendAll() {
+    auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {});
+    for (size_t p = 0; p < layout_.planes().size(); ++p) {
+      const PlaneSpec& plane = layout_.planes()[p];
+      const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
+      const PlaneSegment segment = {plane.layer, plane.kind, 0, 0, bytes, bytes};
+      const std::span<const std::byte> data = block_[p];
+      EXPECT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
+    }
+    return put;
+  }
+  bool Store() {
+    auto put = SendAll();
+    bool stored = false;
+    EXPECT_TRUE(put->Commit([&](absl::StatusOr<PutResults> results) {
+                     stored = results.ok() && results->blocks[0].stored;
+                   })
+                    .ok());
+    executor_.RunAll();
+    return stored;
+  }
+  std::shared_ptr<GetCall> Get() {
+    return *service_.Get(kDefaultTenant, session_->id(), space_, {&key_, 1}, {},
+                         PlaneForm::kDecoded);
+  }
+  uint32_t Lookup() {
+    return static_cast<uint32_t>(
+        service_.Lookup(kDefaultTenant, session_->id(), space_, {&key_, 1}, "", {})->tiers.size());
+  }
+
+  FakeClock clock_;
+  FakeRandom random_;
+  RecordingStats stats_;
+  StepExecutor executor_;
+  MemoryTier tier_{64, 4096, 64};
+  kvstow::Store store_{{}, {&tier_}, &clock_, &random_, &stats_};
+  TiledPlaneCodec codec_{CpuCodec(), &executor_, &clock_, &stats_};
+  Service service_{{}, {&store_, &codec_, &executor_, &clock_, &random_, &stats_}};
+  std::shared_ptr<Session> session_;
+  uint64_t space_ = 0;
+  const PlaneLayout layout_ = *PlaneLayout::Create(Spec(), {});
+  const BlockKey key_ =
+      KeysOf(RootKey(FingerprintOf(Spec()), {}), std::vector<uint32_t>(128, 1), 128)[0];
+  const std::vector<std::vector<std::byte>> block_ = MakeBlock(layout_, 1);
+};
+
+// A transport's callback holds the transport's call, which holds the GetCall.
+TEST_F(ServiceCallTest, GetKeepsNothingAfterCancel) {
+  ASSERT_TRUE(Store());
+  const auto held = std::make_shared<int>();
+  auto get = Get();
+  get->Cancel();
+  get->Next([held](absl::StatusOr<PlaneDelivery>) { FAIL() << "it was cancelled"; });
+  executor_.RunAll();
+  EXPECT_EQ(held.use_count(), 1);
+  const std::weak_ptr<GetCall> gone = get;
+  get.reset();
+  EXPECT_TRUE(gone.expired());
+  EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
+}
+
+TEST_F(ServiceCallTest, PutKeepsNothingAfterCancel) {
+  const auto held = std::make_shared<int>();
+  auto put = SendAll();
+  put->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(
+      put->Commit([held](absl::StatusOr<PutResults>) { FAIL() << "it was cancelled"; })));
+  executor_.RunAll();
+  EXPECT_EQ(held.use_count(), 1);
+  put.reset();
+  EXPECT_EQ(service_.Snapshot().staged_bytes, 0u);
+  EXPECT_EQ(Lookup(), 0u);
+}
+
+// What cannot be read now may be read later: it is a miss, and stays.
+TEST_F(ServiceCallTest, UnreadableIsNotDamaged) {
+  ASSERT_TRUE(Store());
+  tier_.set_failing(true);
+  std::vector<PlaneDelivery::Kind> kinds;
+  auto get = Get();
+  for (int i = 0; i < 2; ++i) {
+    get->Next([&](absl::StatusOr<PlaneDelivery> delivery) { kinds.push_back(delivery->kind); });
+    executor_.RunAll();
+  }
+  EXPECT_THAT(kinds,
+              ::testing::ElementsAre(PlaneDelivery::Kind::kDamage, PlaneDelivery::Kind::kEnd));
+  EXPECT_EQ(stats_.totals().checksum_failures, 0u);
+  tier_.set_failing(false);
+  EXPECT_EQ(Lookup(), 1u);
+}
+
+TEST_F(ServiceCallTest, WhatCannotBeWrittenIsNotStored) {
+  tier_.set_failing(true);
+  EXPECT_FALSE(Store());
+  EXPECT_EQ(Lookup(), 0u);
+  EXPECT_EQ(tier_.usage().used_bytes, 0u);
+  tier_.set_failing(false);
+  EXPECT_TRUE(Store());
+}
+
+}  // namespace
+}  // namespace kvstow::testing
