@@ -215,6 +215,7 @@ TEST_F(ProcessTest, DaemonStoppedDuringPutStoresNothingLate) {
 // However many planes there are, and however small: none costs the daemon stack or a chunk of its
 // own.
 TEST_F(ProcessTest, VeryManyVerySmallPlanes) {
+  PutAll();
   SpaceSpec spec;
   spec.model = {"small-planes", "", ""};
   LayerGroup group;
