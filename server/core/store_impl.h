@@ -173,6 +173,7 @@ class Store::Impl {
   // Takes the block's records out of the store and forgets it, unless a Put still needs it. Its
   // visible children must have gone before.
   void Remove(Block* block, RemovalReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool LiesInLostTier(const Block& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The blocks as BlockIndex::CollectSubtree gives them. How many had records.
   uint64_t RemoveAll(std::span<Block* const> blocks, RemovalReason reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

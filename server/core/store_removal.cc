@@ -1,5 +1,4 @@
 // Store: pins, and every way in which a block goes.
-#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -88,16 +87,19 @@ void Store::Impl::LoseTier(TierKind kind) {
     // Parents come before their children.
     absl::flat_hash_set<const Block*> marked;
     for (Block* block : blocks) {
-      const auto records = block->records();
-      const bool lies_there = std::any_of(records.begin(), records.end(), [&](const Record& r) {
-        return r.state == Record::State::kPresent && lost_[r.tier];
-      });
-      if (!lies_there && !marked.contains(block->parent)) continue;
+      if (!LiesInLostTier(*block) && !marked.contains(block->parent)) continue;
       marked.insert(block);
       gone.push_back(block);
     }
     RemoveAll(gone, RemovalReason::kDamaged);
   }
+}
+
+bool Store::Impl::LiesInLostTier(const Block& block) const {
+  for (const Record& record : block.records()) {
+    if (record.state == Record::State::kPresent && lost_[record.tier]) return true;
+  }
+  return false;
 }
 
 uint64_t Store::Impl::RemoveAll(std::span<Block* const> blocks, RemovalReason reason) {
