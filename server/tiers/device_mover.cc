@@ -25,13 +25,33 @@ void AddCopies(const RecordMove& move, std::vector<gpu::Copy>* copies) {
 }  // namespace
 
 void DeviceMover::Move(std::vector<RecordMove> moves, Done done) {
-  executor_.Schedule(WorkPriority::kBackground,
-                     [this, moves = std::move(moves), done = std::move(done)]() mutable {
-                       std::vector<gpu::Copy> copies;
-                       for (const RecordMove& move : moves) AddCopies(move, &copies);
-                       const absl::Status status = device_.CopyAll(copies);
-                       std::move(done)(std::vector<absl::Status>(moves.size(), status));
-                     });
+  {
+    absl::MutexLock lock(&mu_);
+    waiting_.push_back({std::move(moves), std::move(done)});
+    if (std::exchange(running_, true)) return;
+  }
+  executor_.Schedule(WorkPriority::kBackground, [this] { RunNext(); });
+}
+
+void DeviceMover::RunNext() {
+  Batch batch;
+  {
+    absl::MutexLock lock(&mu_);
+    batch = std::move(waiting_.front());
+    waiting_.pop_front();
+  }
+  std::vector<gpu::Copy> copies;
+  for (const RecordMove& move : batch.moves) AddCopies(move, &copies);
+  const absl::Status status = device_.CopyAll(copies);
+  bool more;
+  {
+    absl::MutexLock lock(&mu_);
+    more = running_ = !waiting_.empty();
+  }
+  // A piece of work of its own, so that what a request waits for goes between; and before `done`,
+  // after which this object may be gone.
+  if (more) executor_.Schedule(WorkPriority::kBackground, [this] { RunNext(); });
+  std::move(batch.done)(std::vector<absl::Status>(batch.moves.size(), status));
 }
 
 }  // namespace kvstow
