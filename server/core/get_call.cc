@@ -81,7 +81,7 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<cons
 }
 
 void GetCall::Open(HeldBlock& block) const {
-  absl::call_once(block.opened, [&] {
+  std::call_once(block.opened, [&] {
     const PlaneLayout& layout = space_->layout();
     const uint64_t size = block.pin->record_bytes();
     block.rotary = space_->RotaryAt(block.pin->first_position());

@@ -13,10 +13,10 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
-#include "absl/base/call_once.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -67,7 +67,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   struct HeldBlock {
     uint32_t index = 0;  // into the asked-for keys
     std::shared_ptr<const Store::Pin> pin;
-    absl::once_flag opened;
+    // Not Abseil's: it waits inside its own library, where TSan does not see it.
+    std::once_flag opened;
     absl::StatusOr<RecordIndex> record;  // once opened
     BlockRotary rotary;                  // once opened
     bool damaged = false;                // told once; later planes are skipped
