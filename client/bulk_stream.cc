@@ -60,9 +60,13 @@ class BulkStream::Call : public Buried {
   bool pending_ = false;
 };
 
-BulkStream::BulkStream(std::shared_ptr<grpc::Channel> channel, const std::string& method,
-                       const Deadline& deadline)
-    : deadline_(deadline), call_(std::make_unique<Call>(std::move(channel), method, deadline)) {
+BulkStream::BulkStream(const Terms& terms, const std::string& method)
+    : deadline_(terms.deadline),
+      control_(terms.control),
+      call_(std::make_unique<Call>(terms.channel, method, terms.deadline)) {
+  if (control_ != nullptr) {
+    control_->Arm([context = &call_->context()] { context->TryCancel(); });
+  }
   call_->Begin().StartCall(nullptr);
   bool ok = false;
   // A call that could not start says why in Finish.
@@ -75,9 +79,14 @@ BulkStream::~BulkStream() {
   Finish();
 }
 
+void BulkStream::Disarm() {
+  if (control_ != nullptr) control_->Disarm();
+}
+
 bool BulkStream::Await(bool* ok) {
   if (call_->Await(deadline_, ok)) return true;
   *ok = false;
+  Disarm();
   call_->context().TryCancel();
   Bury(std::move(call_));
   return false;
@@ -116,7 +125,10 @@ grpc::Status BulkStream::Finish() {
   call_->Begin().Finish(&call_->status(), nullptr);
   // The deadline has made gRPC end the call by itself; that takes a moment to be told.
   bool ok;
-  if (!call_->Await(Deadline::In(deadline_.remaining() + absl::Milliseconds(50)), &ok)) {
+  const bool ended =
+      call_->Await(Deadline::In(deadline_.remaining() + absl::Milliseconds(50)), &ok);
+  Disarm();
+  if (!ended) {
     Bury(std::move(call_));
     return late;
   }

@@ -14,15 +14,22 @@
 #include <memory>
 #include <string>
 
+#include "client/call_control.h"
 #include "client/deadline.h"
 
 namespace kvstow::client {
 
 class BulkStream {
  public:
-  // `method` is "Put" or "Get". Starts the call; it ends, whatever happens, at `deadline`.
-  BulkStream(std::shared_ptr<grpc::Channel> channel, const std::string& method,
-             const Deadline& deadline);
+  // On what and until when a call is made, and who may give it up; `control` may be null.
+  struct Terms {
+    std::shared_ptr<grpc::Channel> channel;
+    Deadline deadline;
+    CallControl* control;
+  };
+
+  // `method` is "Put" or "Get". Starts the call; it ends, whatever happens, at the deadline.
+  BulkStream(const Terms& terms, const std::string& method);
   ~BulkStream();
 
   // False when the stream is broken or the deadline has passed. The message is taken over.
@@ -41,7 +48,11 @@ class BulkStream {
   // False when `deadline_` came first: then the call belongs to the graveyard.
   bool Await(bool* ok);
 
+  // Nobody else ends it from here on.
+  void Disarm();
+
   const Deadline deadline_;
+  CallControl* const control_;
   std::unique_ptr<Call> call_;
 };
 

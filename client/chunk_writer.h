@@ -13,8 +13,8 @@
 #include <memory>
 #include <span>
 
+#include "client/plane_writer.h"
 #include "kvstow/v1/kvstow.pb.h"
-#include "space/plane_layout.h"
 
 namespace kvstow::client {
 
@@ -22,21 +22,20 @@ namespace kvstow::client {
 // any thread. Thread-safe.
 class ChunkPool;
 
-class ChunkWriter {
+class ChunkWriter : public PlaneWriter {
  public:
   // Sends one PutRequest; false when the stream is broken.
   using Send = std::function<bool(const grpc::ByteBuffer& put_request)>;
 
   // REQUIRES: 0 < max_chunk_bytes.
   ChunkWriter(size_t max_chunk_bytes, Send send);
-  ~ChunkWriter();
+  ~ChunkWriter() override;
 
   // Copies one whole plane, sending chunks as they fill. False once the stream is broken.
-  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes);
-  // Sends what is left.
-  bool Flush();
+  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) override;
+  bool Flush() override;
 
-  uint64_t bytes_sent() const { return bytes_sent_; }
+  uint64_t bytes_sent() const override { return bytes_sent_; }
 
  private:
   bool EnsureBuffer();

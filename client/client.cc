@@ -62,6 +62,18 @@ class RemoteClient : public Client {
 
 }  // namespace
 
+absl::string_view Name(DataPath path) {
+  switch (path) {
+    case DataPath::kAuto:
+      return "auto";
+    case DataPath::kGrpc:
+      return "grpc";
+    case DataPath::kSharedMemory:
+      return "shm";
+  }
+  return "?";
+}
+
 std::unique_ptr<Client> Client::Create(ClientOptions options) {
   return std::make_unique<RemoteClient>(std::move(options));
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/unary_call.h"
 
 namespace kvstow::client {
@@ -18,6 +19,17 @@ namespace {
 void KeepGrpcUp() {
   static const bool kept = (grpc_init(), true);
   static_cast<void>(kept);
+}
+
+// Calls in line for a thread, of a kind: what is behind so many is late anyway.
+constexpr size_t kMaxWaiting = 256;
+
+// Where shared memory can be asked for; empty when it cannot or must not be.
+std::string SocketOf(const ClientOptions& options) {
+  absl::string_view target = options.target;
+  if (options.path == DataPath::kGrpc || !absl::ConsumePrefix(&target, "unix:")) return "";
+  absl::ConsumePrefix(&target, "//");  // unix:///absolute
+  return std::string(target);
 }
 
 }  // namespace
@@ -43,11 +55,15 @@ DaemonLink::DaemonLink(ClientOptions options)
       put_channel_(MakeChannel(options_.target)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
+      staging_({.unix_socket = SocketOf(options_)}),
+      get_threads_(options_.get_threads, kMaxWaiting),
+      put_threads_(options_.put_threads, kMaxWaiting),
       sessions_(channel_,
                 {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}
 
 void DaemonLink::OnSession(const Session& session) {
+  staging_.OnSession(session.id);
   absl::MutexLock lock(&mu_);
   // Another process: what the old one failed to do says nothing of it.
   if (!instance_id_.empty() && session.instance_id != instance_id_) breaker_.Reset();
@@ -93,6 +109,16 @@ Outcome DaemonLink::Unary(const std::string& method, const google::protobuf::Mes
   return Judge(CallUnary(channel_, method, request, deadline, response));
 }
 
+absl::StatusOr<std::optional<StagingLink::Slot>> DaemonLink::BorrowSlot(
+    const std::string& session_id, const Deadline& deadline) {
+  const bool must = options_.path == DataPath::kSharedMemory;
+  auto slot = staging_.Borrow(session_id, must ? &deadline : nullptr);
+  if (slot || !must) return slot;
+  const absl::Status why = staging_.why_not();
+  return absl::UnavailableError(
+      absl::StrCat("no shared memory: ", why.ok() ? "every slot is in use" : why.message()));
+}
+
 Client::Health DaemonLink::health() const {
   const Session session = sessions_.current();
   Client::Health health;
@@ -102,6 +128,8 @@ Client::Health DaemonLink::health() const {
   health.sessions = session.generation;
   health.failures = failures_;
   health.shed = shed_;
+  health.no_shared_memory = staging_.why_not();
+  if (health.no_shared_memory.ok()) health.path = DataPath::kSharedMemory;
   absl::MutexLock lock(&mu_);
   health.instance_id = instance_id_;
   health.last_error = last_error_;

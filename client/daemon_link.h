@@ -9,15 +9,18 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "client/call_threads.h"
 #include "client/circuit_breaker.h"
 #include "client/deadline.h"
 #include "client/kvstow/client.h"
 #include "client/outcome.h"
 #include "client/session_keeper.h"
+#include "client/staging_link.h"
 
 namespace kvstow::client {
 
@@ -48,6 +51,14 @@ class DaemonLink {
   const std::shared_ptr<grpc::Channel>& put_channel() { return put_channel_; }
   const ClientOptions& options() const { return options_; }
   SessionKeeper& sessions() { return sessions_; }
+
+  CallThreads& get_threads() { return get_threads_; }
+  CallThreads& put_threads() { return put_threads_; }
+
+  // A staging slot for a Put or Get of this session; none for the stream. UNAVAILABLE when the path
+  // was named and cannot be had.
+  absl::StatusOr<std::optional<StagingLink::Slot>> BorrowSlot(const std::string& session_id,
+                                                              const Deadline& deadline);
   Client::Health health() const;
 
  private:
@@ -58,6 +69,8 @@ class DaemonLink {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::shared_ptr<grpc::Channel> put_channel_;
   CircuitBreaker breaker_;
+  StagingLink staging_;
+  CallThreads get_threads_, put_threads_;
 
   std::atomic<uint64_t> failures_{0};
   std::atomic<uint64_t> shed_{0};

@@ -40,7 +40,9 @@ absl::Status CheckLayers(const std::vector<uint32_t>& asked, const std::vector<u
 
 absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
                                                 const GetBlocksRequest& request, size_t blocks) {
-  if (!request.destination) return absl::InvalidArgumentError("GetBlocks needs a destination");
+  if (!request.destination == !request.take) {
+    return absl::InvalidArgumentError("GetBlocks needs a destination or a take, one of them");
+  }
   if (absl::Status s = CheckLayers(request.layers, layout.layers()); !s.ok()) return s;
   GetAssembly assembly(request, blocks);
   for (size_t i = 0; i < layout.layers().size(); ++i) {
@@ -127,7 +129,18 @@ absl::Status GetAssembly::Begin(const v1::Segment& segment) {
   return AskDestination(*planes_[plane_], segment.block());
 }
 
+void GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
+  const auto start = std::chrono::steady_clock::now();
+  request_.take(plane, block, {bytes, plane.raw_bytes});
+  callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+}
+
 absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
+  if (request_.take) {
+    scratch_.resize(plane.raw_bytes);
+    destination_ = scratch_;
+    return absl::OkStatus();
+  }
   const auto start = std::chrono::steady_clock::now();
   destination_ = request_.destination(plane, block);
   callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
@@ -138,19 +151,24 @@ absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
                                                  size, " bytes, the plane ", plane.raw_bytes));
 }
 
-absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read) {
+absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
+                                    const std::byte* in_place) {
   if (!answered_) return Broken("planes before the answers");
   if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
   absl::Status s = segment.offset() == 0 ? Begin(segment) : CheckSegment(segment);
   if (!s.ok()) return s;
-  std::byte* to = destination_.empty() ? nullptr : destination_.data() + offset_;
+  const PlaneSpec& plane = *planes_[plane_];
+  const bool taken = request_.take && !destination_.empty();
+  const bool whole = in_place != nullptr && segment.length() == plane.raw_bytes;
+  std::byte* to = nullptr;
+  if (!destination_.empty() && !(taken && whole)) to = destination_.data() + offset_;
   if (!read(to, segment.length())) return Broken("a chunk shorter than its segments");
   received_bytes_ += segment.length();
   offset_ += segment.length();
-  if (offset_ == planes_[plane_]->raw_bytes) {
-    NextPlane();
-    ReportLayers();
-  }
+  if (offset_ < plane.raw_bytes) return absl::OkStatus();
+  if (taken) Take(plane, found_[slot_], whole ? in_place : scratch_.data());
+  NextPlane();
+  ReportLayers();
   return absl::OkStatus();
 }
 

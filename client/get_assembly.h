@@ -35,8 +35,9 @@ class GetAssembly {
   // destination has the wrong size. After an error the assembly only answers usable().
   absl::Status OnAnswers(const v1::GetResponse::Answers& answers);
   absl::Status OnDamage(const v1::GetResponse::Damage& damage);
-  // One segment, whose bytes are next in `read`.
-  absl::Status OnSegment(const v1::Segment& segment, Read read);
+  // One segment, whose bytes are next in `read`, and lie at `in_place` if that is not null.
+  absl::Status OnSegment(const v1::Segment& segment, Read read,
+                         const std::byte* in_place = nullptr);
   // The daemon says that it sent everything.
   absl::Status OnEnd();
 
@@ -61,6 +62,7 @@ class GetAssembly {
   absl::Status Begin(const v1::Segment& segment);
   absl::Status CheckSegment(const v1::Segment& segment) const;
   absl::Status AskDestination(const PlaneSpec& plane, size_t block);
+  void Take(const PlaneSpec& plane, size_t block, const std::byte* bytes);
   void ReportLayers();
 
   const GetBlocksRequest& request_;
@@ -79,6 +81,7 @@ class GetAssembly {
   size_t slot_ = 0;
   size_t offset_ = 0;
   std::span<std::byte> destination_;  // empty: skip
+  std::vector<std::byte> scratch_;    // for `take`, where planes come in pieces
 
   size_t layers_reported_ = 0;
   uint64_t received_bytes_ = 0;

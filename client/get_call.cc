@@ -13,24 +13,43 @@
 namespace kvstow::client {
 namespace {
 
-v1::GetRequest Request(const SpaceHandle& handle, const GetBlocksRequest& request, size_t blocks) {
+using Slot = std::optional<StagingLink::Slot>;
+
+v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, size_t blocks,
+                    const Slot& slot) {
   v1::GetRequest message;
-  message.set_session_id(handle.session_id);
-  message.set_space(handle.space);
-  message.set_keys(ToBytes(std::span(request.keys).first(blocks)));
-  for (uint32_t layer : request.layers) message.add_layers(layer);
-  message.set_form(v1::GetRequest::FORM_DECODED);
+  v1::GetRequest::Open& open = *message.mutable_open();
+  open.set_session_id(handle.session_id);
+  open.set_space(handle.space);
+  open.set_keys(ToBytes(std::span(request.keys).first(blocks)));
+  for (uint32_t layer : request.layers) open.add_layers(layer);
+  open.set_form(v1::GetRequest::FORM_DECODED);
+  if (slot) *open.mutable_slot() = slot->Claim();
   return message;
 }
 
+// Tells the daemon what was read out of the slot since the last time. A stream that is broken, or
+// over, shows in reading.
+void TellConsumed(BulkStream* stream, uint64_t segments, uint64_t* told) {
+  if (segments == *told) return;
+  *told = segments;
+  v1::GetRequest message;
+  message.mutable_consumed()->set_segments(segments);
+  stream->Write(Serialize(message));
+}
+
 // Reads to the stream's end, or to the first problem, or to where nothing useful can come.
-absl::Status ReadAll(BulkStream* stream, const Deadline& deadline, GetAssembly* assembly) {
+absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadline,
+                     GetAssembly* assembly) {
+  const std::span<const std::byte> staging = slot ? slot->bytes() : std::span<std::byte>();
+  uint64_t staged = 0, told = 0;
   grpc::ByteBuffer message;
   while (stream->Read(&message)) {
-    if (absl::Status s = TakeGetResponse(&message, assembly); !s.ok()) return s;
+    if (absl::Status s = TakeGetResponse(&message, staging, assembly, &staged); !s.ok()) return s;
     if (assembly->hopeless()) return absl::OkStatus();
     // The transport may have buffered more than the caller still has time for.
     if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
+    TellConsumed(stream, staged, &told);
   }
   return absl::OkStatus();
 }
@@ -46,19 +65,23 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
 
 }  // namespace
 
-Outcome RunGet(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
-               const PlaneLayout& layout, const GetBlocksRequest& request, size_t blocks,
-               const Deadline& deadline, GetBlocksResult* result) {
+Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
+               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               const GetBlocksRequest& request, size_t blocks, GetBlocksResult* result) {
+  result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
   absl::StatusOr<GetAssembly> assembly = GetAssembly::Create(layout, request, blocks);
   if (!assembly.ok()) return Judge(assembly.status());
-  const absl::Duration budget = deadline.remaining();
-  BulkStream stream(std::move(channel), "Get", deadline);
+  const absl::Duration budget = terms.deadline.remaining();
+  BulkStream stream(terms, "Get");
   // What may go wrong here shows in reading.
-  if (stream.Write(Serialize(Request(handle, request, blocks)))) stream.WritesDone();
-  absl::Status read = ReadAll(&stream, deadline, &*assembly);
+  if (stream.Write(Serialize(Open(handle, request, blocks, slot))) && !slot) stream.WritesDone();
+  absl::Status read = ReadAll(&stream, slot, terms.deadline, &*assembly);
   // For a call that was left early; harmless for one that ended by itself.
   if (!read.ok() || assembly->hopeless()) stream.Cancel();
-  absl::Status status = Conclude(std::move(read), stream.Finish(), &*assembly);
+  const grpc::Status end = stream.Finish();
+  // Only its own word that the call is over tells that the daemon writes the slot no more.
+  if (slot && end.ok()) slot->Return();
+  absl::Status status = Conclude(std::move(read), end, &*assembly);
   result->usable = assembly->usable();
   result->received_bytes = assembly->received_bytes();
   if (absl::IsFailedPrecondition(status) && assembly->answered()) {

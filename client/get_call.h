@@ -1,22 +1,24 @@
 // One Get call.
 #pragma once
 
-#include <grpcpp/channel.h>
+#include <optional>
 
-#include "client/deadline.h"
+#include "client/bulk_stream.h"
 #include "client/kvstow/client.h"
 #include "client/outcome.h"
 #include "client/space_handle.h"
+#include "client/staging_link.h"
 #include "space/plane_layout.h"
 
 namespace kvstow::client {
 
 // Gets the first `blocks` keys of the request and fills `result` but for its status. Returns by the
-// deadline, except for the time that the request's callbacks take; nothing is written after.
+// deadline, except for the time that the request's callbacks take; nothing is written after. `slot`
+// may be null: then all bytes travel in the stream.
 // FAILED_PRECONDITION means that no callback was called yet and the call may be made again with
 // another handle.
-Outcome RunGet(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
-               const PlaneLayout& layout, const GetBlocksRequest& request, size_t blocks,
-               const Deadline& deadline, GetBlocksResult* result);
+Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
+               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               const GetBlocksRequest& request, size_t blocks, GetBlocksResult* result);
 
 }  // namespace kvstow::client

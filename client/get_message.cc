@@ -4,7 +4,9 @@
 #include <google/protobuf/wire_format_lite.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <algorithm>
 #include <climits>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kvstow/v1/kvstow.pb.h"
@@ -76,7 +78,32 @@ absl::Status TakeChunk(CodedInputStream* in, GetAssembly* assembly) {
   return absl::OkStatus();
 }
 
-absl::Status TakeField(CodedInputStream* in, uint32_t tag, GetAssembly* assembly) {
+absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
+                        GetAssembly* assembly, uint64_t* staged_segments) {
+  v1::StagedChunk staged;
+  if (!ReadMessage(in, &staged)) return Garbage("staged chunk");
+  for (const v1::Segment& segment : staged.segments()) {
+    const auto read = [&](std::byte* to, size_t length) {
+      if (segment.staged_at() > slot.size() || length > slot.size() - segment.staged_at()) {
+        return false;
+      }
+      if (to != nullptr) std::memcpy(to, slot.data() + segment.staged_at(), length);
+      return true;
+    };
+    // Only looked at once `read` has found it in the slot.
+    const std::byte* const in_place =
+        slot.data() + std::min<size_t>(segment.staged_at(), slot.size());
+    if (absl::Status s = assembly->OnSegment(segment, read, in_place); !s.ok()) return s;
+    ++*staged_segments;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TakeField(CodedInputStream* in, uint32_t tag, std::span<const std::byte> slot,
+                       GetAssembly* assembly, uint64_t* staged_segments) {
+  if (tag == Tag(v1::GetResponse::kStagedFieldNumber)) {
+    return TakeStaged(in, slot, assembly, staged_segments);
+  }
   if (tag == Tag(v1::GetResponse::kChunkFieldNumber)) return TakeChunk(in, assembly);
   if (tag == Tag(v1::GetResponse::kAnswersFieldNumber)) {
     v1::GetResponse::Answers answers;
@@ -91,12 +118,13 @@ absl::Status TakeField(CodedInputStream* in, uint32_t tag, GetAssembly* assembly
 
 }  // namespace
 
-absl::Status TakeGetResponse(grpc::ByteBuffer* message, GetAssembly* assembly) {
+absl::Status TakeGetResponse(grpc::ByteBuffer* message, std::span<const std::byte> slot,
+                             GetAssembly* assembly, uint64_t* staged_segments) {
   grpc::ProtoBufferReader reader(message);
   if (!reader.status().ok()) return Garbage("unreadable message");
   CodedInputStream in(&reader);
   while (const uint32_t tag = in.ReadTag()) {
-    if (absl::Status s = TakeField(&in, tag, assembly); !s.ok()) return s;
+    if (absl::Status s = TakeField(&in, tag, slot, assembly, staged_segments); !s.ok()) return s;
   }
   return in.ConsumedEntireMessage() ? absl::OkStatus() : Garbage("a message cut short");
 }

@@ -4,13 +4,19 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 #include "absl/status/status.h"
 #include "client/get_assembly.h"
 
 namespace kvstow::client {
 
 // Takes the message apart as a protobuf parser would, except that a chunk's segments must come
-// before its data. INTERNAL when the bytes are no such message, else as GetAssembly.
-absl::Status TakeGetResponse(grpc::ByteBuffer* message, GetAssembly* assembly);
+// before its data. Staged planes are read out of `slot` and counted in `staged_segments`. INTERNAL
+// when the bytes are no such message or speak of places outside the slot, else as GetAssembly.
+absl::Status TakeGetResponse(grpc::ByteBuffer* message, std::span<const std::byte> slot,
+                             GetAssembly* assembly, uint64_t* staged_segments);
 
 }  // namespace kvstow::client

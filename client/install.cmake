@@ -9,7 +9,7 @@ target_include_directories(kvstow_client INTERFACE
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/kvstow>)
 set_target_properties(kvstow_client PROPERTIES EXPORT_NAME client)
 
-install(TARGETS kvstow_client kvstow_space kvstow_proto kvstow_options EXPORT kvstowTargets
+install(TARGETS kvstow_client kvstow_space kvstow_staging kvstow_proto kvstow_options EXPORT kvstowTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT client)
 install(EXPORT kvstowTargets NAMESPACE kvstow:: DESTINATION ${package_dir} COMPONENT client)
 install(FILES kvstow/client.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client)

@@ -32,6 +32,11 @@ inline Outcome Judge(absl::Status status) {
 }
 inline Outcome Judge(const grpc::Status& status) { return Judge(FromGrpc(status)); }
 
+// A call that was not made says nothing of the daemon.
+inline Outcome Unmade(absl::Status status) {
+  return {std::move(status), Outcome::Verdict::kSilent};
+}
+
 // A late call whose time went mostly into the caller's own callbacks is not the daemon's failure.
 Outcome Excuse(Outcome outcome, absl::Duration in_callbacks, absl::Duration in_all);
 

@@ -10,6 +10,7 @@
 #include "client/chunk_writer.h"
 #include "client/convert.h"
 #include "client/serialize.h"
+#include "client/staged_writer.h"
 #include "kvstow/v1/kvstow.pb.h"
 
 namespace kvstow::client {
@@ -22,11 +23,13 @@ absl::Status Broken(absl::string_view what) {
 }
 
 v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
-                        const PutBlocksRequest& request, size_t blocks) {
+                        const PutBlocksRequest& request, size_t blocks,
+                        const std::optional<StagingLink::Slot>& slot) {
   v1::PutRequest message;
   v1::PutRequest::Announce* announce = message.mutable_announce();
   announce->set_session_id(handle.session_id);
   announce->set_space(handle.space);
+  if (slot) *announce->mutable_slot() = slot->Claim();
   announce->set_ttl_ms(std::max<int64_t>(absl::ToInt64Milliseconds(request.ttl), 0));
   for (size_t b = 0; b < blocks; ++b) {
     v1::BlockIntent* intent = announce->add_blocks();
@@ -41,24 +44,39 @@ v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
   return message;
 }
 
+// Adds the time of its life to `total`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(absl::Duration* total) : total_(total) {}
+  ~Stopwatch() { *total_ += absl::FromChrono(std::chrono::steady_clock::now() - start_); }
+
+ private:
+  absl::Duration* const total_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 class PutCall {
  public:
-  PutCall(const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
-          const Deadline& deadline, PutBlocksResult* result)
-      : layout_(layout),
+  PutCall(std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+          const PutBlocksRequest& request, size_t blocks, const BulkStream::Terms& terms,
+          PutBlocksResult* result)
+      : slot_(std::move(slot)),
+        layout_(layout),
         request_(request),
         blocks_(blocks),
-        deadline_(deadline),
+        terms_(terms),
         result_(*result) {}
 
-  Outcome Run(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle) {
-    const absl::Duration budget = deadline_.remaining();
-    stream_ = std::make_unique<BulkStream>(std::move(channel), "Put", deadline_);
+  Outcome Run(const SpaceHandle& handle) {
+    const absl::Duration budget = terms_.deadline.remaining();
+    stream_ = std::make_unique<BulkStream>(terms_, "Put");
     absl::Status problem = Talk(handle);
     // Ends the call now; nothing is left of it in the daemon. A broken stream has ended already,
     // and cancelling would hide why.
     if (!problem.ok() && !absl::IsAborted(problem)) stream_->Cancel();
     const grpc::Status end = stream_->Finish();
+    // Only its own word that the call is over tells that the daemon reads the slot no more.
+    if (slot_ && end.ok()) slot_->Return();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
     if (problem.ok() && !done_) problem = Broken("it ended without results");
@@ -74,7 +92,7 @@ class PutCall {
   static absl::Status BrokenStream() { return absl::AbortedError("stream broken"); }
 
   absl::Status Talk(const SpaceHandle& handle) {
-    const v1::PutRequest announce = Announce(handle, layout_, request_, blocks_);
+    const v1::PutRequest announce = Announce(handle, layout_, request_, blocks_, slot_);
     if (!stream_->Write(Serialize(announce))) return BrokenStream();
     if (absl::Status s = ReadAnswers(); !s.ok()) return s;
     if (!wanted_.empty()) {
@@ -123,29 +141,72 @@ class PutCall {
     }
   }
 
-  absl::Status SendPlanes(size_t max_chunk_bytes) {
-    ChunkWriter writer(max_chunk_bytes, [this](const grpc::ByteBuffer& put_request) {
+  std::unique_ptr<PlaneWriter> MakeWriter(size_t max_chunk_bytes) {
+    const auto send = [this](const grpc::ByteBuffer& put_request) {
       return stream_->Write(put_request);
-    });
+    };
+    if (!slot_) return std::make_unique<ChunkWriter>(max_chunk_bytes, send);
+    return std::make_unique<StagedWriter>(slot_->bytes(), max_chunk_bytes, send,
+                                          [this] { return ReadConsumed(); });
+  }
+
+  std::optional<uint64_t> ReadConsumed() {
+    v1::PutResponse response;
+    if (!Read(&response).ok() || !response.has_consumed()) return std::nullopt;
+    return response.consumed().segments();
+  }
+
+  absl::Status SendPlanes(size_t max_chunk_bytes) {
+    const auto writer = MakeWriter(max_chunk_bytes);
     absl::Status status;
     for (const PlaneSpec& plane : layout_.planes()) {
       for (size_t b : wanted_) {
-        status = SendPlane(plane, b, &writer);
+        status = SendPlane(plane, b, writer.get());
         if (!status.ok()) break;
       }
       if (!status.ok()) break;
     }
-    if (status.ok() && !writer.Flush()) status = BrokenStream();
-    result_.sent_bytes = writer.bytes_sent();
+    if (status.ok() && !writer->Flush()) status = BrokenStream();
+    result_.sent_bytes = writer->bytes_sent();
     return status;
   }
 
-  absl::Status SendPlane(const PlaneSpec& plane, size_t b, ChunkWriter* writer) {
-    if (deadline_.expired()) return absl::DeadlineExceededError("Put ran out of time");
+  absl::Status SendPlane(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
+    if (absl::Status s = AwaitLayer(plane.layer, writer); !s.ok()) return s;
+    if (terms_.deadline.expired()) return absl::DeadlineExceededError("Put ran out of time");
     asked_source_ = true;
-    const auto start = std::chrono::steady_clock::now();
-    const std::span<const std::byte> bytes = request_.source(plane, b);
-    in_source_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+    return request_.fill ? Fill(plane, b, writer) : Copy(plane, b, writer);
+  }
+
+  // Of a started Put: waits until its owner has the layer, and lets the daemon have what it had
+  // before.
+  absl::Status AwaitLayer(uint32_t layer, PlaneWriter* writer) {
+    if (terms_.control == nullptr || terms_.control->LayerAllowed(layer)) return absl::OkStatus();
+    if (!writer->Flush()) return BrokenStream();
+    const Stopwatch stopwatch(&in_source_);
+    if (terms_.control->AwaitLayer(layer, terms_.deadline)) return absl::OkStatus();
+    return terms_.control->cancelled()
+               ? absl::CancelledError("the Put was given up")
+               : absl::DeadlineExceededError("a layer was not ready in time");
+  }
+
+  absl::Status Fill(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
+    bool given_up = false;
+    const bool sent = writer->Fill(plane, b, [&](std::span<std::byte> to) {
+      const Stopwatch stopwatch(&in_source_);
+      given_up = !request_.fill(plane, b, to);
+      return !given_up;
+    });
+    if (given_up) return absl::CancelledError("the source gave the Put up");
+    return sent ? absl::OkStatus() : BrokenStream();
+  }
+
+  absl::Status Copy(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
+    std::span<const std::byte> bytes;
+    {
+      const Stopwatch stopwatch(&in_source_);
+      bytes = request_.source(plane, b);
+    }
     if (bytes.empty()) return absl::CancelledError("the source gave the Put up");
     if (bytes.size() != plane.raw_bytes) {
       return absl::InvalidArgumentError(absl::StrCat("the source of layer ", plane.layer, " gave ",
@@ -157,7 +218,9 @@ class PutCall {
 
   absl::Status ReadResults() {
     v1::PutResponse response;
-    if (absl::Status s = Read(&response); !s.ok()) return s;
+    do {
+      if (absl::Status s = Read(&response); !s.ok()) return s;
+    } while (slot_ && response.has_consumed());  // nobody waits for its room any more
     const auto& results = response.results().results();
     if (!response.has_results() || static_cast<size_t>(results.size()) != blocks_) {
       return Broken("not one result a block");
@@ -192,10 +255,11 @@ class PutCall {
     result_.lease = 0;
   }
 
+  std::optional<StagingLink::Slot> slot_;
   const PlaneLayout& layout_;
   const PutBlocksRequest& request_;
   const size_t blocks_;
-  const Deadline deadline_;
+  const BulkStream::Terms& terms_;
   PutBlocksResult& result_;
 
   std::unique_ptr<BulkStream> stream_;
@@ -207,10 +271,11 @@ class PutCall {
 
 }  // namespace
 
-Outcome RunPut(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
-               const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
-               const Deadline& deadline, PutBlocksResult* result) {
-  return PutCall(layout, request, blocks, deadline, result).Run(std::move(channel), handle);
+Outcome RunPut(const BulkStream::Terms& terms, const SpaceHandle& handle,
+               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               const PutBlocksRequest& request, size_t blocks, PutBlocksResult* result) {
+  result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
+  return PutCall(std::move(slot), layout, request, blocks, terms, result).Run(handle);
 }
 
 }  // namespace kvstow::client

@@ -1,23 +1,23 @@
 // One Put call from announce to results.
 #pragma once
 
-#include <grpcpp/channel.h>
+#include <optional>
 
-#include <string>
-
-#include "client/deadline.h"
+#include "client/bulk_stream.h"
 #include "client/kvstow/client.h"
 #include "client/outcome.h"
 #include "client/space_handle.h"
+#include "client/staging_link.h"
 #include "space/plane_layout.h"
 
 namespace kvstow::client {
 
 // Puts the first `blocks` keys of the request and fills `result` but for its status. Returns by the
-// deadline, except for the time that request.source itself takes. FAILED_PRECONDITION means
-// that nothing was asked of `source` yet and the call may be made again with another handle.
-Outcome RunPut(std::shared_ptr<grpc::Channel> channel, const SpaceHandle& handle,
-               const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
-               const Deadline& deadline, PutBlocksResult* result);
+// deadline, except for the time that request.source itself takes. `slot` may be null: then all
+// bytes travel in the stream. FAILED_PRECONDITION means that nothing was asked of `source` yet and
+// the call may be made again with another handle.
+Outcome RunPut(const BulkStream::Terms& terms, const SpaceHandle& handle,
+               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               const PutBlocksRequest& request, size_t blocks, PutBlocksResult* result);
 
 }  // namespace kvstow::client

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/convert.h"
 #include "client/get_call.h"
+#include "client/ongoing_call.h"
 #include "client/put_call.h"
 
 namespace kvstow::client {
@@ -33,6 +34,10 @@ SpaceHandle HandleOf(const v1::OpenSpaceResponse& response, const SessionKeeper:
           .max_blocks_per_put = LimitOr(limits.max_blocks_per_put(), kMaxKeys),
           .max_blocks_per_get = LimitOr(limits.max_blocks_per_get(), kMaxKeys),
           .max_chunk_bytes = LimitOr(limits.max_chunk_bytes(), kMaxChunkBytes)};
+}
+
+absl::Status TooMany() {
+  return absl::ResourceExhaustedError("too many calls wait in line in this client");
 }
 
 }  // namespace
@@ -111,20 +116,58 @@ Match RemoteSpace::Lookup(std::span<const BlockKey> keys, const LookupOptions& o
 }
 
 PutBlocksResult RemoteSpace::PutBlocks(const PutBlocksRequest& request) {
+  return Put(request, Deadline::In(request.deadline, link_->options().put_deadline), nullptr);
+}
+
+GetBlocksResult RemoteSpace::GetBlocks(const GetBlocksRequest& request) {
+  return Get(request, Deadline::In(request.deadline, link_->options().get_deadline), nullptr);
+}
+
+std::unique_ptr<OngoingPut> RemoteSpace::StartPut(
+    PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) {
+  PutBlocksResult shed;
+  shed.blocks.resize(request.keys.size());
+  shed.status = TooMany();
+  const auto deadline = Deadline::In(request.deadline, link_->options().put_deadline);
+  return std::make_unique<OngoingCall<OngoingPut, PutBlocksResult>>(
+      shared_from_this(), link_->put_threads(),
+      [this, deadline, request = std::move(request)](CallControl* control) {
+        return Put(request, deadline, control);
+      },
+      std::move(on_done), std::move(shed));
+}
+
+std::unique_ptr<OngoingGet> RemoteSpace::StartGet(
+    GetBlocksRequest request, std::function<void(const GetBlocksResult&)> on_done) {
+  GetBlocksResult shed;
+  shed.status = TooMany();
+  const auto deadline = Deadline::In(request.deadline, link_->options().get_deadline);
+  return std::make_unique<OngoingCall<OngoingGet, GetBlocksResult>>(
+      shared_from_this(), link_->get_threads(),
+      [this, deadline, request = std::move(request)](CallControl* control) {
+        return Get(request, deadline, control);
+      },
+      std::move(on_done), std::move(shed));
+}
+
+PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline& deadline,
+                                 CallControl* control) {
   PutBlocksResult result;
   result.blocks.resize(request.keys.size());
   if (request.keys.empty()) return result;
-  if (!request.source) {
-    result.status = absl::InvalidArgumentError("PutBlocks needs a source");
+  if (!request.source == !request.fill) {
+    result.status = absl::InvalidArgumentError("PutBlocks needs a source or a fill, one of them");
     return result;
   }
-  const auto deadline = Deadline::In(request.deadline, link_->options().put_deadline);
   result.status = Call(DaemonLink::Work::kNew, deadline, [&](const SpaceHandle& handle) {
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_put);
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
     }
-    return RunPut(link_->put_channel(), handle, layout_, request, blocks, deadline, &result);
+    auto slot = link_->BorrowSlot(handle.session_id, deadline);
+    if (!slot.ok()) return Unmade(slot.status());
+    return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), layout_,
+                  request, blocks, &result);
   });
   for (const PutBlocksResult::Block& block : result.blocks) {
     result.stored += block.outcome == PutBlocksResult::Outcome::kStored;
@@ -133,13 +176,16 @@ PutBlocksResult RemoteSpace::PutBlocks(const PutBlocksRequest& request) {
   return result;
 }
 
-GetBlocksResult RemoteSpace::GetBlocks(const GetBlocksRequest& request) {
+GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline& deadline,
+                                 CallControl* control) {
   GetBlocksResult result;
   if (request.keys.empty()) return result;
-  const auto deadline = Deadline::In(request.deadline, link_->options().get_deadline);
   result.status = Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_get);
-    return RunGet(link_->channel(), handle, layout_, request, blocks, deadline, &result);
+    auto slot = link_->BorrowSlot(handle.session_id, deadline);
+    if (!slot.ok()) return Unmade(slot.status());
+    return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), layout_, request,
+                  blocks, &result);
   });
   return result;
 }

@@ -4,6 +4,7 @@
 // Thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,13 +12,14 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "client/call_control.h"
 #include "client/daemon_link.h"
 #include "client/kvstow/client.h"
 #include "client/space_handle.h"
 
 namespace kvstow::client {
 
-class RemoteSpace : public Space {
+class RemoteSpace : public Space, public std::enable_shared_from_this<RemoteSpace> {
  public:
   RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout);
 
@@ -28,12 +30,22 @@ class RemoteSpace : public Space {
   Match Lookup(std::span<const BlockKey> keys, const LookupOptions& options) override;
   PutBlocksResult PutBlocks(const PutBlocksRequest& request) override;
   GetBlocksResult GetBlocks(const GetBlocksRequest& request) override;
+  std::unique_ptr<OngoingPut> StartPut(
+      PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) override;
+  std::unique_ptr<OngoingGet> StartGet(
+      GetBlocksRequest request, std::function<void(const GetBlocksResult&)> on_done) override;
   absl::StatusOr<uint64_t> Drop(std::span<const BlockKey> keys) override;
   absl::StatusOr<uint64_t> DropAll() override;
 
  private:
   using Session = DaemonLink::Session;
   using HandleCall = absl::FunctionRef<Outcome(const SpaceHandle&)>;
+
+  // `control` may be null.
+  PutBlocksResult Put(const PutBlocksRequest& request, const Deadline& deadline,
+                      CallControl* control);
+  GetBlocksResult Get(const GetBlocksRequest& request, const Deadline& deadline,
+                      CallControl* control);
 
   // DaemonLink::Call() with a handle of this space; a handle that the daemon does not know is
   // replaced once.

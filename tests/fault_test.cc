@@ -117,12 +117,8 @@ TEST_F(FaultTest, ReaderThatStallsMidGetIsEndedAndHoldsUpNobody) {
   ASSERT_TRUE(worker_->Put(keys, blocks).status.ok());
   std::vector<BlockKey> asked;
   while (asked.size() < 1000) asked.insert(asked.end(), keys.begin(), keys.end());
-  v1::GetRequest request;
-  request.set_session_id(worker_->session());
-  request.set_space(worker_->space());
-  request.set_keys(KeyBytes(asked));
   auto context = worker_->Context(110);
-  auto stalled = worker_->stub().Get(context.get(), request);
+  auto stalled = worker_->StartGet(context.get(), asked);
   v1::GetResponse response;
   ASSERT_TRUE(stalled->Read(&response));
   // Others are served meanwhile, and what the stalled one holds stays bounded.
@@ -219,12 +215,8 @@ TEST_F(FaultTest, DropDuringGetDeliversWhatWasPromised) {
   const auto keys = SmallKeys(200);
   std::vector<Planes> blocks(200, Blocks(1)[0]);
   ASSERT_TRUE(worker_->Put(keys, blocks).status.ok());
-  v1::GetRequest request;
-  request.set_session_id(worker_->session());
-  request.set_space(worker_->space());
-  request.set_keys(KeyBytes(keys));
   auto context = worker_->Context();
-  auto stream = worker_->stub().Get(context.get(), request);
+  auto stream = worker_->StartGet(context.get(), keys);
   v1::GetResponse response;
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_EQ(worker_->Drop({keys[0]}), 200u);

@@ -326,7 +326,7 @@ TEST_F(RpcTest, PutMessagesOutOfPlace) {
   ExpectPutFails({RawWorker::Commit()}, "commit before the announce");
   ExpectPutFails({announce, announce}, "second announce");
   ExpectPutFails({announce, chunks[0], RawWorker::Commit()}, "before every plane arrived");
-  ExpectPutFails({v1::PutRequest()}, "neither announce, chunk nor commit");
+  ExpectPutFails({v1::PutRequest()}, "neither announce, chunk, staged nor commit");
   ExpectPutFails({announce, chunks[0]}, "ended before its commit", StatusCode::ABORTED);
   auto past = chunks;
   past.insert(past.begin(), announce);

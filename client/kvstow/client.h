@@ -8,7 +8,8 @@
 // - Trouble costs a recompute and nothing else. Lookup answers "no match", GetBlocks "not these
 //   blocks", PutBlocks "not stored"; `status` beside the answer says why, for logs. Only OpenSpace
 //   fails, and only for a spec that can never work.
-// Memory handed to a call is not touched after the call returns.
+// Memory handed to a call is not touched after the call returns, or its Ongoing is done or
+// cancelled.
 //
 // Thread safety: Client and Space may be used from any number of threads.
 #pragma once
@@ -31,10 +32,20 @@
 
 namespace kvstow {
 
+// How bulk bytes travel.
+enum class DataPath {
+  kAuto,          // the fastest that works
+  kGrpc,          // in the stream: works everywhere
+  kSharedMemory,  // through memory shared with a daemon on this host
+};
+absl::string_view Name(DataPath path);
+
 struct ClientOptions {
   // A gRPC target: "unix:/run/kvstow/kvstowd.sock" or "host:port".
   std::string target = "unix:/run/kvstow/kvstowd.sock";
   std::string client_name = "worker";  // shown in the daemon's logs
+  // A path that is named is used or the call is answered "no match"; kAuto takes the next one.
+  DataPath path = DataPath::kAuto;
   // Deadlines of calls that name none. Lookup sits on the path to the first token; Put and Get move
   // gigabytes.
   absl::Duration lookup_deadline = absl::Milliseconds(50);
@@ -44,6 +55,9 @@ struct ClientOptions {
   // How long a call may wait for a connection and a session, within its own deadline. While there
   // is none calls fail at once instead, and connecting goes on in the background.
   absl::Duration connect_wait = absl::Seconds(1);
+  // Threads for calls that are started and not waited for; Gets and Puts have their own.
+  size_t get_threads = 4;
+  size_t put_threads = 2;
   // Circuit breaker: after this many failures in a row calls are answered "no match" at once, until
   // a trial call, one a cooldown, succeeds. The cooldown doubles up to breaker_max_cooldown.
   int breaker_failures = 3;
@@ -90,10 +104,13 @@ struct PutBlocksRequest {
   BlockKey parent{};
   uint64_t first_position = 0;  // absolute position of the first token of keys[0]
   // Values of one plane of block keys[block], C order [heads, tokens, dim], plane.raw_bytes bytes
-  // that stay valid until the next call of `source` or the return of PutBlocks. Called layer by
-  // layer, K before V, blocks ascending, only for blocks that the daemon wants; may wait for the
-  // layer to be computed. An empty span gives the Put up.
+  // that stay valid until the next call of `source` or the end of the call. Called layer by layer,
+  // K before V, blocks ascending, only for blocks that the daemon wants; may wait for the layer to
+  // be computed. An empty span gives the Put up.
   std::function<std::span<const std::byte>(const PlaneSpec& plane, size_t block)> source;
+  // Instead of `source`: writes the plane, plane.raw_bytes bytes, where it is to travel from; saves
+  // a copy where the engine's layout is another one (kvstow/pages.h). False gives the Put up.
+  std::function<bool(const PlaneSpec& plane, size_t block, std::span<std::byte> to)> fill = {};
   absl::Duration ttl = absl::ZeroDuration();       // above 0: lease what gets stored
   absl::Duration deadline = absl::ZeroDuration();  // 0: ClientOptions::put_deadline
 };
@@ -114,17 +131,22 @@ struct PutBlocksResult {
   uint64_t record_bytes = 0;  // what it takes stored
   Fidelity k, v;              // pooled over the stored blocks
   LeaseHandle lease = 0;
-  absl::Status status;  // of the call as a whole
+  DataPath path = DataPath::kAuto;  // the one taken; kAuto when no call was made
+  absl::Status status;              // of the call as a whole
 };
 
 struct GetBlocksRequest {
   std::vector<BlockKey> keys;
   std::vector<uint32_t> layers = {};  // model layer numbers, ascending; empty for all of the shard
-  // Where one plane of block keys[block] goes: plane.raw_bytes bytes. Called on the caller's
-  // thread. An empty span skips the plane.
+  // Where one plane of block keys[block] goes: plane.raw_bytes bytes. An empty span skips the
+  // plane.
   std::function<std::span<std::byte>(const PlaneSpec& plane, size_t block)> destination;
-  // Optional: all planes of `layer` have been written for blocks [0, usable). Called on the
-  // caller's thread, layers ascending, while later layers still travel.
+  // Instead of `destination`: takes the plane, C order [heads, tokens, dim], from where it arrived;
+  // the bytes are gone when it returns.
+  std::function<void(const PlaneSpec& plane, size_t block, std::span<const std::byte> from)> take =
+      {};
+  // Optional: all planes of `layer` have been written for blocks [0, usable). Layers ascending,
+  // while later layers still travel.
   std::function<void(uint32_t layer, size_t usable)> on_layer;
   absl::Duration deadline = absl::ZeroDuration();  // 0: ClientOptions::get_deadline
 };
@@ -134,7 +156,31 @@ struct GetBlocksResult {
   // written for later blocks is not to be used. DATA_LOSS: the daemon found a block damaged.
   size_t usable = 0;
   uint64_t received_bytes = 0;
+  DataPath path = DataPath::kAuto;  // the one taken; kAuto when no call was made
   absl::Status status;
+};
+
+// A call that goes on while its caller does something else. The callbacks of its request run on a
+// thread of the client's, one at a time. Destroying it gives it up.
+//
+// Thread-safe.
+template <typename Result>
+class Ongoing {
+ public:
+  virtual ~Ongoing() = default;
+  virtual bool done() const = 0;
+  // Waits for the end, which comes by the call's deadline. Not from its callbacks.
+  virtual const Result& Wait() = 0;
+  // Ends the call; what it held in the daemon is freed. Once it has returned none of the request's
+  // callbacks runs any more, and the caller's memory is its own. Not from its callbacks.
+  virtual void Cancel() = 0;
+};
+using OngoingGet = Ongoing<GetBlocksResult>;
+
+class OngoingPut : public Ongoing<PutBlocksResult> {
+ public:
+  // The layer and those before it have been computed: the request is asked for their planes.
+  virtual void LayerReady(uint32_t layer) = 0;
 };
 
 // A space as this worker's shard sees it. Keeps its handle on the daemon fresh: after a restart of
@@ -156,6 +202,14 @@ class Space {
   virtual PutBlocksResult PutBlocks(const PutBlocksRequest& request) = 0;
   // Gets at most the daemon's limit of blocks a call; `usable` tells.
   virtual GetBlocksResult GetBlocks(const GetBlocksRequest& request) = 0;
+
+  // The same without waiting: deadlines count from here. A Put asks for the planes of a layer after
+  // its LayerReady. `on_done` is the last callback. Puts that cannot even wait in line, since too
+  // many do, are not stored: RESOURCE_EXHAUSTED.
+  virtual std::unique_ptr<OngoingPut> StartPut(
+      PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done = nullptr) = 0;
+  virtual std::unique_ptr<OngoingGet> StartGet(
+      GetBlocksRequest request, std::function<void(const GetBlocksResult&)> on_done = nullptr) = 0;
 
   // How many blocks went, descendants included.
   virtual absl::StatusOr<uint64_t> Drop(std::span<const BlockKey> keys) = 0;
@@ -186,6 +240,8 @@ class Client {
     uint64_t shed = 0;        // calls that the breaker answered
     std::string instance_id;  // of the daemon
     absl::Status last_error;
+    DataPath path = DataPath::kGrpc;  // what the next Put or Get would take
+    absl::Status no_shared_memory;    // why not, when it is not kSharedMemory
   };
   virtual Health health() const = 0;
 };

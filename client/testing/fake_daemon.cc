@@ -112,22 +112,24 @@ class FakeDaemon::Service : public v1::Kvstow::Service {
     return Status::OK;
   }
 
-  Status Get(grpc::ServerContext* context, const v1::GetRequest* request,
-             GetWriter* writer) override {
-    if (d_.hooks_.get) return d_.hooks_.get(*request, context, writer);
+  Status Get(grpc::ServerContext* context, GetWriter* stream) override {
+    v1::GetRequest message;
+    if (!stream->Read(&message)) return Status(StatusCode::CANCELLED, "no open");
+    const v1::GetRequest::Open& request = message.open();
+    if (d_.hooks_.get) return d_.hooks_.get(request, context, stream);
     std::vector<Planes> blocks;
     v1::GetResponse response;
     {
       absl::MutexLock lock(&d_.mu_);
-      if (!Known(request->session_id(), request->space())) return Unknown("space");
-      for (size_t i = 0; i < request->keys().size(); i += 32) {
-        auto it = d_.store_.find(request->keys().substr(i, 32));
+      if (!Known(request.session_id(), request.space())) return Unknown("space");
+      for (size_t i = 0; i < request.keys().size(); i += 32) {
+        auto it = d_.store_.find(request.keys().substr(i, 32));
         response.mutable_answers()->add_answers()->set_found(it != d_.store_.end());
         blocks.push_back(it != d_.store_.end() ? it->second : Planes());
       }
     }
-    writer->Write(response);
-    SendPlanes(*request, blocks, writer);
+    stream->Write(response);
+    SendPlanes(request, blocks, stream);
     return Status::OK;
   }
 
@@ -211,7 +213,7 @@ class FakeDaemon::Service : public v1::Kvstow::Service {
     return response;
   }
 
-  void SendPlanes(const v1::GetRequest& request, const std::vector<Planes>& blocks,
+  void SendPlanes(const v1::GetRequest::Open& request, const std::vector<Planes>& blocks,
                   GetWriter* writer) {
     v1::GetResponse response;
     for (uint32_t layer = 0; layer < 2; ++layer) {

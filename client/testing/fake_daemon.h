@@ -24,14 +24,14 @@ v1::SpaceSpec SmallSpec();
 
 class FakeDaemon {
  public:
-  using GetWriter = grpc::ServerWriter<v1::GetResponse>;
+  using GetWriter = grpc::ServerReaderWriter<v1::GetResponse, v1::GetRequest>;
   using PutStream = grpc::ServerReaderWriter<v1::PutResponse, v1::PutRequest>;
   using Planes = std::map<std::pair<uint32_t, int>, std::string>;  // by layer and kind
 
   // What to do instead of behaving; unset hooks behave.
   struct Hooks {
     std::function<grpc::Status(grpc::ServerContext*)> session, open_space, lookup;
-    std::function<grpc::Status(const v1::GetRequest&, grpc::ServerContext*, GetWriter*)> get;
+    std::function<grpc::Status(const v1::GetRequest::Open&, grpc::ServerContext*, GetWriter*)> get;
     std::function<grpc::Status(grpc::ServerContext*, PutStream*)> put;
   };
 

@@ -42,6 +42,10 @@ eviction {
   high_watermark: 0.95
   low_watermark: 0.9
 }
+staging {
+  total: "512MiB"
+  per_session: "32MiB"
+}
 )";
 
 // Keeps the first error, with its line.
@@ -91,6 +95,7 @@ void Override(const ConfigOverrides& o, Config* config) {
   if (!o.unix_socket.empty()) config->set_unix_socket(o.unix_socket);
   if (!o.tcp.empty()) config->set_tcp(o.tcp);
   if (!o.host_tier.empty()) config->set_host_tier(o.host_tier);
+  if (!o.staging.empty()) config->mutable_staging()->set_total(o.staging);
   if (!o.device.empty()) config->set_device(o.device);
   if (!o.gpu_tier.empty()) config->set_gpu_tier(o.gpu_tier);
   if (!o.gpu_plugin.empty()) config->set_gpu_plugin(o.gpu_plugin);
@@ -193,6 +198,21 @@ absl::Status SetEviction(const Config::Eviction& in, DaemonConfig* out) {
   return absl::OkStatus();
 }
 
+absl::Status SetStaging(const Config& in, DaemonConfig* out) {
+  out->staging.budget_bytes = 0;
+  if (in.staging().total() == "none" || out->rpc.unix_socket.empty()) return absl::OkStatus();
+  KVSTOW_ASSIGN_OR_RETURN(out->staging.budget_bytes, Size("staging.total", in.staging().total()));
+  KVSTOW_ASSIGN_OR_RETURN(out->staging.session_bytes,
+                          Size("staging.per_session", in.staging().per_session()));
+  constexpr uint64_t kLargest = uint64_t{4} << 30;  // places in it travel as 32 bits
+  if (out->staging.session_bytes > kLargest)
+    return Invalid("staging.per_session", "more than 4GiB");
+  if (out->staging.session_bytes > out->staging.budget_bytes) {
+    return Invalid("staging.per_session", "is above staging.total: no session would get any");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckLogLevel(const std::string& level) {
   for (const char* known : {"trace", "debug", "info", "warn", "error"}) {
     if (level == known) return absl::OkStatus();
@@ -231,6 +251,7 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   KVSTOW_ASSIGN_OR_RETURN(out.host_tier_bytes, Size("host_tier", in.host_tier()));
   KVSTOW_RETURN_IF_ERROR(CheckHoldsABlock("host_tier", out.host_tier_bytes));
   KVSTOW_RETURN_IF_ERROR(SetDevice(in, &out));
+  KVSTOW_RETURN_IF_ERROR(SetStaging(in, &out));
   constexpr uint32_t kMostThreads = 1024;
   if (in.threads() > kMostThreads) return Invalid("threads", "more than 1024");
   out.threads =

@@ -8,6 +8,7 @@
 #include "server/core/service.h"
 #include "server/core/store.h"
 #include "server/rpc/rpc_server.h"
+#include "server/staging/staging_listener.h"
 
 namespace kvstow {
 
@@ -26,11 +27,13 @@ struct DaemonConfig {
   absl::Duration shutdown_grace;
   ServiceLimits limits;
   StoreOptions store;
+  StagingOptions staging;  // budget 0: none
 };
 
 // Settings given on the command line; those not set are empty.
 struct ConfigOverrides {
-  std::string unix_socket, tcp, host_tier, device, gpu_tier, gpu_plugin, metrics, log_level;
+  std::string unix_socket, tcp, host_tier, staging, device, gpu_tier, gpu_plugin, metrics,
+      log_level;
   std::optional<bool> insecure, reflection;
   std::optional<uint32_t> threads, shutdown_grace_seconds;
 };

@@ -59,6 +59,7 @@ struct Daemon::Parts {
   std::unique_ptr<TiledPlaneCodec> cpu_codec;
   std::unique_ptr<BatchedPlaneCodec> gpu_codec;  // null without a GPU
   std::unique_ptr<Service> service;
+  std::unique_ptr<StagingListener> staging;  // null without
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<MetricsListener> metrics_listener;
   bool gpu_was_healthy = true;  // as told last
@@ -85,6 +86,7 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   MetricsConfig counted = {{"default"}, {}, kVersion, {"cpu"}};
   for (const Tier* tier : tiers) counted.tiers.push_back(tier->kind());
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
+  if (config.staging.budget_bytes > 0) counted.data_paths.push_back("shm");
   metrics = std::make_shared<Metrics>(counted);
   // Threads that wait for the device are none that compute.
   executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size());
@@ -113,7 +115,14 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
     FillTotals(metrics->totals(), out);
     out->set_uptime_seconds(absl::ToDoubleSeconds(clock.Now() - started));
   };
-  KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(config.rpc, service.get(), &clock, metrics.get(),
+  RpcServerOptions rpc_options = config.rpc;
+  // First, so that whoever finds the daemon finds its side channel.
+  if (config.staging.budget_bytes > 0) {
+    KVSTOW_ASSIGN_OR_RETURN(staging, StagingListener::Start(config.rpc.unix_socket, config.staging,
+                                                            service.get(), &clock));
+    rpc_options.data_paths.push_back("shm");
+  }
+  KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(rpc_options, service.get(), &clock, metrics.get(),
                                                 kVersion, NewInstanceId(random), fill_stats));
   metrics->SetGaugeSource([this] { return ReadGauges(); });
   if (!config.metrics_address.empty()) {
@@ -138,6 +147,7 @@ Metrics::Gauges Daemon::Parts::ReadGauges() const {
   Metrics::Gauges gauges;
   gauges.service = service->Snapshot();
   gauges.bulk_calls = rpc->bulk_calls();
+  gauges.staging_bytes = staging == nullptr ? 0 : staging->used_bytes();
   gauges.pinned_bytes = host->pinned_bytes();
   gauges.cuda_errors = gpu.device == nullptr ? 0 : gpu.device->errors();
   gauges.gpu_healthy = gpu_healthy();
@@ -170,10 +180,11 @@ void Daemon::Parts::LogStart(const DaemonConfig& config) const {
       gpu.tier == nullptr ? "" : absl::StrCat("gpu:", config.gpu_tier_bytes >> 20, "MiB,");
   spdlog::info(
       "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa=\"{}\" threads={} "
-      "tiers={}host:{}MiB listeners={} insecure={} metrics={}",
+      "tiers={}host:{}MiB staging={}MiB listeners={} insecure={} metrics={}",
       kVersion, config.source, std::string(codec.device()), std::string(codec.description()),
-      config.threads, gpu_tier, config.host_tier_bytes >> 20, absl::StrJoin(rpc->listeners(), ","),
-      config.insecure, metrics_listener ? metrics_listener->address() : "none");
+      config.threads, gpu_tier, config.host_tier_bytes >> 20, config.staging.budget_bytes >> 20,
+      absl::StrJoin(rpc->listeners(), ","), config.insecure,
+      metrics_listener ? metrics_listener->address() : "none");
   if (gpu.device == nullptr) spdlog::info("kvstowd uses no GPU: {}", gpu.why_not);
 }
 
@@ -194,6 +205,7 @@ size_t Daemon::Shutdown(absl::Duration grace) {
     parts_->stop_maintenance.Notify();
     parts_->maintenance.join();
   }
+  parts_->staging.reset();
   parts_->metrics_listener.reset();
   if (parts_->metrics != nullptr) parts_->metrics->SetGaugeSource(nullptr);
   // Work of calls that were cut off still holds parts of the store.

@@ -26,6 +26,8 @@ ABSL_FLAG(std::string, unix_socket, "", "Path of the Unix socket, or none");
 ABSL_FLAG(std::string, tcp, "", "host:port to listen on in clear; needs --insecure");
 ABSL_FLAG(absl::optional<bool>, insecure, absl::nullopt, "Allow TCP in clear");
 ABSL_FLAG(std::string, host_tier, "", "Size of the host tier: 512MiB, 64GiB");
+ABSL_FLAG(std::string, staging, "",
+          "Memory shared with workers on this host, all sessions together: 2GiB, or none");
 ABSL_FLAG(std::string, device, "", "auto, cpu, cuda or cuda:1: where KV is encoded and decoded");
 ABSL_FLAG(std::string, gpu_tier, "", "Size of the tier in device memory, or none");
 ABSL_FLAG(std::string, gpu_plugin, "", "Path of libkvstow_gpu.so, where it is not beside kvstowd");
@@ -52,6 +54,7 @@ ConfigOverrides OverridesFromFlags() {
   o.unix_socket = absl::GetFlag(FLAGS_unix_socket);
   o.tcp = absl::GetFlag(FLAGS_tcp);
   o.host_tier = absl::GetFlag(FLAGS_host_tier);
+  o.staging = absl::GetFlag(FLAGS_staging);
   o.device = absl::GetFlag(FLAGS_device);
   o.gpu_tier = absl::GetFlag(FLAGS_gpu_tier);
   o.gpu_plugin = absl::GetFlag(FLAGS_gpu_plugin);

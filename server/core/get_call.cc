@@ -1,6 +1,7 @@
 #include "server/core/get_call.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,10 +30,14 @@ struct DecodedPlane {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<GetCall>> GetCall::Create(
-    DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
-    std::span<const BlockKey> keys, std::span<const uint32_t> layers, PlaneForm form) {
-  std::shared_ptr<GetCall> call(new GetCall(path, std::move(session), std::move(space), form));
+absl::StatusOr<std::shared_ptr<GetCall>> GetCall::Create(CallContext& context,
+                                                         std::shared_ptr<Session> session,
+                                                         std::shared_ptr<const SpaceContext> space,
+                                                         std::span<const BlockKey> keys,
+                                                         std::span<const uint32_t> layers,
+                                                         PlaneForm form, StagingSlot slot) {
+  std::shared_ptr<GetCall> call(
+      new GetCall(context, std::move(session), std::move(space), form, std::move(slot)));
   KVSTOW_RETURN_IF_ERROR(call->ChoosePlanes(layers));
   call->Hold(keys);
   return call;
@@ -61,7 +66,7 @@ absl::Status GetCall::ChoosePlanes(std::span<const uint32_t> layers) {
 void GetCall::Hold(std::span<const BlockKey> keys) {
   answers_.resize(keys.size());
   for (uint32_t i = 0; i < keys.size(); ++i) {
-    Store::Pin pin = path_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
+    Store::Pin pin = context_.store.Acquire(space_->id(), space_->layout().shard().index, keys[i]);
     if (!pin) continue;
     answers_[i] = {true, pin.tier(), pin.first_position()};
     auto block = std::make_unique<HeldBlock>();
@@ -135,6 +140,7 @@ bool GetCall::PrepareOne() {
     slot->delivery.block = held_[held]->index;
     slot->delivery.layer = spec.layer;
     slot->delivery.plane_kind = spec.kind;
+    if (!Place(spec, *slot)) return false;
     if (++next_block_ == held_.size()) {
       next_block_ = 0;
       ++next_plane_;
@@ -143,10 +149,22 @@ bool GetCall::PrepareOne() {
     window_.push_back(slot);
     window_bytes_ += slot->bytes;
   }
-  path_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this(), slot, held, plane] {
+  context_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this(), slot, held, plane] {
     self->Produce(slot, held, plane);
   });
   return true;
+}
+
+bool GetCall::Place(const PlaneSpec& spec, Slot& slot) {
+  // How large an encoded plane is shows when its record is opened, by then in no order.
+  const size_t room = form_ == PlaneForm::kEncoded ? MaxPlaneBytes(spec) : spec.raw_bytes;
+  if (staging_.bytes.empty() || !ring_.fits(room)) return true;
+  slot.piece = ring_.Take(room);
+  return slot.piece.has_value();
+}
+
+std::span<std::byte> GetCall::StagedBytes(const Slot& slot, size_t bytes) const {
+  return staging_.bytes.subspan(slot.piece->offset, bytes);
 }
 
 void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane) {
@@ -162,6 +180,12 @@ void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t pla
   } else if (form_ == PlaneForm::kEncoded) {
     slot->delivery.bytes = encoded->bytes;
     slot->delivery.owner = std::move(encoded->owner);
+    if (slot->piece) {
+      const std::span<std::byte> to = StagedBytes(*slot, slot->delivery.bytes.size());
+      std::memcpy(to.data(), slot->delivery.bytes.data(), to.size());
+      slot->delivery.bytes = to;
+      slot->delivery.owner = nullptr;  // the call keeps its slot
+    }
     Finish(*slot, block, absl::OkStatus());
   } else {
     Decode(slot, held, plane, *std::move(encoded));
@@ -187,17 +211,23 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::Fetch(HeldBlock& block, size_t pla
 void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
                      RecordBytes encoded) {
   const PlaneSpec& spec = space_->layout().planes()[plane];
-  auto decoded = std::make_shared<DecodedPlane>(path_.inflight, spec.raw_bytes);
-  slot->delivery.bytes = {decoded->values.get(), decoded->size};
+  std::span<std::byte> values;
+  if (slot->piece) {
+    values = StagedBytes(*slot, spec.raw_bytes);
+  } else {
+    auto decoded = std::make_shared<DecodedPlane>(context_.inflight, spec.raw_bytes);
+    values = {decoded->values.get(), decoded->size};
+    slot->delivery.owner = std::move(decoded);
+  }
+  slot->delivery.bytes = values;
   auto work = std::make_unique<PlaneDecodeWork>(
       PlaneDecodeWork{.spec = &spec,
                       .rotary = held_[held]->rotary.of_plane(plane),
                       .encoded = encoded.bytes,
-                      .values = {decoded->values.get(), decoded->size}});
-  slot->delivery.owner = std::move(decoded);
+                      .values = values});
   PlaneDecodeWork* const todo = work.get();
-  path_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
-                            bytes = std::move(encoded)](const absl::Status& status) {
+  context_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
+                               bytes = std::move(encoded)](const absl::Status& status) {
     self->Finish(*slot, *self->held_[held], status);
   });
 }
@@ -212,7 +242,7 @@ void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
     if (!status.ok() && !unwanted) block.damaged = true;
     slot.ready = true;
   }
-  if (absl::IsDataLoss(status) && !slot.skip) path_.store.ReportDamage(*block.pin);
+  if (absl::IsDataLoss(status) && !slot.skip) context_.store.ReportDamage(*block.pin);
   Deliver();
 }
 
@@ -223,6 +253,30 @@ std::shared_ptr<GetCall::Slot> GetCall::PopFront() {
   return slot;
 }
 
+bool GetCall::AtEnd() const {
+  return window_.empty() && (held_.empty() || next_plane_ == planes_.size());
+}
+
+bool GetCall::FrontReady() {
+  while (!window_.empty() && window_.front()->ready && window_.front()->skip) {
+    const auto skipped = PopFront();
+    if (skipped->piece) ring_.Give(skipped->piece->ticket);
+  }
+  return window_.empty() ? AtEnd() : window_.front()->ready;
+}
+
+PlaneDelivery GetCall::TakeFront() {
+  if (window_.empty()) return {};  // the end
+  const auto slot = PopFront();
+  if (slot->piece && slot->delivery.kind == PlaneDelivery::Kind::kPlane) {
+    slot->delivery.staged_at = static_cast<uint32_t>(slot->piece->offset);
+    unread_.push_back(slot->piece->ticket);
+  } else if (slot->piece) {
+    ring_.Give(slot->piece->ticket);
+  }
+  return std::move(slot->delivery);
+}
+
 // Hands the first plane of the window over if it is ready and somebody waits for it.
 void GetCall::Deliver() {
   OnPlane on_plane;
@@ -231,19 +285,41 @@ void GetCall::Deliver() {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !waiting_) return;
-    while (!window_.empty() && window_.front()->ready && window_.front()->skip) PopFront();
-    const bool end = window_.empty() && (held_.empty() || next_plane_ == planes_.size());
-    window_ran_dry = window_.empty() && !end;
-    if (window_.empty() ? !end : !window_.front()->ready) {
-      // Nothing to hand over yet; Produce comes back here.
-    } else {
-      if (!end) delivery = std::move(PopFront()->delivery);
+    if (FrontReady()) {
+      delivery = TakeFront();
       on_plane = std::exchange(waiting_, nullptr);
     }
+    window_ran_dry = !on_plane && window_.empty();
   }
   // Only skipped planes were in the window, so nobody else prepares the next.
   if (window_ran_dry) Prepare();
   if (on_plane) on_plane(std::move(delivery));
+}
+
+std::optional<PlaneDelivery> GetCall::TryNext() {
+  Prepare();
+  absl::MutexLock lock(&mu_);
+  if (cancelled_ || !FrontReady()) return std::nullopt;
+  return TakeFront();
+}
+
+absl::Status GetCall::Consumed(uint64_t planes) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (planes < consumed_ || planes - consumed_ > unread_.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("consumed says ", planes, " staged planes after ", consumed_,
+                       "; the call has sent ", consumed_ + unread_.size()));
+    }
+    for (; consumed_ < planes; ++consumed_) {
+      ring_.Give(unread_.front());
+      unread_.pop_front();
+    }
+    if (cancelled_ || !waiting_) return absl::OkStatus();
+  }
+  Prepare();
+  Deliver();
+  return absl::OkStatus();
 }
 
 void GetCall::Cancel() {

@@ -4,9 +4,12 @@
 // Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
 // checksum is told as damage, never delivered; its block is dropped from the store.
 //
-// Thread safety: the transport calls Next and Cancel from one thread at a time, Next again only
-// after its callback came. Callbacks come on executor threads or, when a plane is ready, on the
-// caller's stack.
+// With a staging slot, planes are decoded straight into it, or copied there in encoded form; one
+// too large for it is delivered in memory of its own like those of a call without a slot.
+//
+// Thread safety: the transport calls Next and TryNext from one thread at a time, and neither before
+// the callback of the last Next came; Consumed and Cancel from any. Callbacks come on executor
+// threads or, when a plane is ready, on the caller's stack.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +17,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,9 +26,10 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
-#include "server/core/data_path.h"
+#include "server/core/call_context.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow {
 
@@ -44,20 +49,30 @@ struct PlaneDelivery {
   PlaneKind plane_kind = PlaneKind::kK;
   std::span<const std::byte> bytes;   // of kPlane
   std::shared_ptr<const void> owner;  // keeps `bytes` where they are
+  std::optional<uint32_t> staged_at;  // where in the call's slot they lie, if they do
 };
 
 class GetCall : public std::enable_shared_from_this<GetCall> {
  public:
   // INVALID_ARGUMENT for layers that are unknown, repeated or not ascending.
-  static absl::StatusOr<std::shared_ptr<GetCall>> Create(
-      DataPath& path, std::shared_ptr<Session> session, std::shared_ptr<const SpaceContext> space,
-      std::span<const BlockKey> keys, std::span<const uint32_t> layers, PlaneForm form);
+  static absl::StatusOr<std::shared_ptr<GetCall>> Create(CallContext& context,
+                                                         std::shared_ptr<Session> session,
+                                                         std::shared_ptr<const SpaceContext> space,
+                                                         std::span<const BlockKey> keys,
+                                                         std::span<const uint32_t> layers,
+                                                         PlaneForm form, StagingSlot slot);
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
 
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
+  // The next one if it is ready.
+  std::optional<PlaneDelivery> TryNext();
+
+  // The client has read so many of the staged planes that it was given, from the first on; their
+  // room is used again. INVALID_ARGUMENT for more than it was given.
+  absl::Status Consumed(uint64_t planes);
 
   // No callback comes after it returns, but for one already running.
   void Cancel();
@@ -81,14 +96,20 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // A plane on its way out.
   struct Slot {
     PlaneDelivery delivery;
-    size_t bytes = 0;  // raw, of the plane
+    std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
+    size_t bytes = 0;                      // raw, of the plane
     bool ready = false;
     bool skip = false;
   };
 
-  GetCall(DataPath& path, std::shared_ptr<Session> session,
-          std::shared_ptr<const SpaceContext> space, PlaneForm form)
-      : path_(path), session_(std::move(session)), space_(std::move(space)), form_(form) {}
+  GetCall(CallContext& context, std::shared_ptr<Session> session,
+          std::shared_ptr<const SpaceContext> space, PlaneForm form, StagingSlot slot)
+      : context_(context),
+        session_(std::move(session)),
+        space_(std::move(space)),
+        form_(form),
+        staging_(std::move(slot)),
+        ring_(staging_.bytes.size()) {}
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
   void Hold(std::span<const BlockKey> keys);
@@ -99,6 +120,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
                                              uint64_t offset, uint64_t size);
   void Prepare();
   bool PrepareOne() ABSL_LOCKS_EXCLUDED(mu_);
+  // Finds the plane its place in the staging slot, where there is one that could hold it; false
+  // when there is no room now.
+  bool Place(const PlaneSpec& spec, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
   void Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
   // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
@@ -107,13 +132,18 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // With an error the block is told as damaged; DATA_LOSS takes it out of the store, too, CANCELLED
   // means that nobody wants it any more.
   void Finish(Slot& slot, HeldBlock& block, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether a plane can be handed over, or the end be told; passes over what is skipped.
+  bool FrontReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool AtEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
 
-  DataPath& path_;
+  CallContext& context_;
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<const SpaceContext> space_;
   const PlaneForm form_;
+  const StagingSlot staging_;   // empty: none
   std::vector<size_t> planes_;  // indices into the layout, those asked for
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;
@@ -124,6 +154,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_
+  std::deque<uint64_t> unread_ ABSL_GUARDED_BY(mu_);  // tickets of what the client was given
+  uint64_t consumed_ ABSL_GUARDED_BY(mu_) = 0;        // staged planes
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   OnPlane waiting_ ABSL_GUARDED_BY(mu_);
 };

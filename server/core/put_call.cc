@@ -10,12 +10,13 @@
 namespace kvstow {
 
 struct PutCall::PlaneWork {
-  PlaneWork(DataPath& path, size_t bytes) : path(path), size(bytes), raw(new std::byte[bytes]) {
-    path.inflight.Take(size);
+  PlaneWork(CallContext& context, size_t bytes)
+      : context(context), size(bytes), raw(new std::byte[bytes]) {
+    context.inflight.Take(size);
   }
-  ~PlaneWork() { path.inflight.Give(size); }
+  ~PlaneWork() { context.inflight.Give(size); }
 
-  DataPath& path;
+  CallContext& context;
   const size_t size;
   std::unique_ptr<std::byte[]> raw;
   size_t plane = 0;
@@ -23,30 +24,31 @@ struct PutCall::PlaneWork {
   PlaneEncodeWork encode;
 };
 
-absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(DataPath& path,
+absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(CallContext& context,
                                                          std::shared_ptr<Session> session,
                                                          std::shared_ptr<const SpaceContext> space,
                                                          std::vector<BlockIntent> intents,
-                                                         absl::Duration ttl) {
-  std::shared_ptr<PutCall> call(new PutCall(path, std::move(session), std::move(space), ttl));
+                                                         absl::Duration ttl, StagingSlot slot) {
+  std::shared_ptr<PutCall> call(
+      new PutCall(context, std::move(session), std::move(space), ttl, std::move(slot)));
   KVSTOW_RETURN_IF_ERROR(call->Admit(std::move(intents)));
   return call;
 }
 
-PutCall::~PutCall() { path_.staged.Give(staged_bytes_); }
+PutCall::~PutCall() { context_.staged.Give(staged_bytes_); }
 
 absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
   intents_ = std::move(intents);
   const uint64_t estimate = space_->EstimatedRecordBytes();
   KVSTOW_ASSIGN_OR_RETURN(
       auto reserved,
-      path_.store.Reserve(space_->id(), space_->layout().shard().index, intents_, estimate));
+      context_.store.Reserve(space_->id(), space_->layout().shard().index, intents_, estimate));
   using Kind = Store::ReserveAnswer::Kind;
-  bool behind = !path_.inflight.below_limit();
+  bool behind = !context_.inflight.below_limit();
   uint64_t shed = 0;
   for (size_t i = 0; i < reserved.size(); ++i) {
     PutAnswer answer{reserved[i].kind, reserved[i].refusal};
-    if (answer.kind == Kind::kSend && (behind || !path_.staged.TryTake(estimate))) {
+    if (answer.kind == Kind::kSend && (behind || !context_.staged.TryTake(estimate))) {
       // What follows hangs on this block, so nothing after it is taken either.
       behind = true;
       ++shed;
@@ -64,7 +66,7 @@ absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
     }
     answers_.push_back(answer);
   }
-  if (shed > 0) path_.stats.OnRefused(space_->tenant(), Refusal::kBehind, shed);
+  if (shed > 0) context_.stats.OnRefused(space_->tenant(), Refusal::kBehind, shed);
   return absl::OkStatus();
 }
 
@@ -117,11 +119,28 @@ absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
   return absl::OkStatus();
 }
 
+absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
+  if (slot_.bytes.empty()) {
+    return absl::InvalidArgumentError("staged planes in a call that borrowed no staging slot");
+  }
+  std::vector<std::span<const std::byte>> data;
+  data.reserve(segments.size());
+  for (const PlaneSegment& s : segments) {
+    if (s.staged_at > slot_.bytes.size() || s.length > slot_.bytes.size() - s.staged_at) {
+      return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at ",
+                                                     s.staged_at, " of a staging slot of ",
+                                                     slot_.bytes.size()));
+    }
+    data.push_back(slot_.bytes.subspan(s.staged_at, s.length));
+  }
+  return Add(segments, data);
+}
+
 // `skip` bytes of data[0] are used up.
 void PutCall::CopyInto(const PlaneSegment& segment,
                        std::span<const std::span<const std::byte>>& data, size_t& skip) {
   if (filling_ == nullptr) {
-    filling_ = std::make_shared<PlaneWork>(path_, plane(next_plane_).raw_bytes);
+    filling_ = std::make_shared<PlaneWork>(context_, plane(next_plane_).raw_bytes);
     filling_->plane = next_plane_;
     filling_->block = next_block_;
   }
@@ -158,8 +177,8 @@ void PutCall::StartEncoding() {
     ++encoding_;
   }
   PlaneEncodeWork* const encode = &work->encode;
-  path_.codec.Encode(encode, [self = shared_from_this(),
-                              work = std::move(work)](const absl::Status& status) mutable {
+  context_.codec.Encode(encode, [self = shared_from_this(),
+                                 work = std::move(work)](const absl::Status& status) mutable {
     self->OnEncoded(std::move(work), status);
   });
 }
@@ -200,7 +219,7 @@ absl::Status PutCall::Commit(Done done) {
   committing_ = true;
   done_ = std::move(done);
   if (encoding_ > 0) return absl::OkStatus();  // OnPlaneDone goes on
-  path_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] { self->Store(); });
+  context_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] { self->Store(); });
   return absl::OkStatus();
 }
 
@@ -236,7 +255,7 @@ void PutCall::Store() {
     stored.push_back(intents_[block.index].key);
   }
   if (ttl_ > absl::ZeroDuration() && !stored.empty()) {
-    results.lease = path_.store.Lease(space_->id(), stored, session_->id(), ttl_);
+    results.lease = context_.store.Lease(space_->id(), stored, session_->id(), ttl_);
   }
   wanted_.clear();
   done(std::move(results));
@@ -250,7 +269,7 @@ PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation res
   meta.raw_bytes = space_->layout().raw_bytes();
   meta.k = Declare(record.k_report());
   meta.v = Declare(record.v_report());
-  const absl::Status status = path_.store.Commit(std::move(reservation), pieces, meta);
+  const absl::Status status = context_.store.Commit(std::move(reservation), pieces, meta);
   if (!status.ok()) {
     result.refusal = Refusal::kFull;
     return result;
@@ -259,8 +278,8 @@ PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation res
   result.record_bytes = record.record_bytes();
   result.k = record.k_report();
   result.v = record.v_report();
-  path_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(), result.k,
-                        result.v);
+  context_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(),
+                           result.k, result.v);
   return result;
 }
 

@@ -22,7 +22,7 @@
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
 #include "codec/report.h"
-#include "server/core/data_path.h"
+#include "server/core/call_context.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 
@@ -36,6 +36,7 @@ struct PlaneSegment {
   uint32_t offset = 0;
   uint32_t length = 0;
   uint32_t plane_bytes = 0;
+  uint32_t staged_at = 0;  // of one that lies in the call's slot
 };
 
 struct PutAnswer {
@@ -59,11 +60,11 @@ struct PutResults {
 class PutCall : public std::enable_shared_from_this<PutCall> {
  public:
   // Reserves and answers. INVALID_ARGUMENT as Store::Reserve, and for too many blocks.
-  static absl::StatusOr<std::shared_ptr<PutCall>> Create(DataPath& path,
+  static absl::StatusOr<std::shared_ptr<PutCall>> Create(CallContext& context,
                                                          std::shared_ptr<Session> session,
                                                          std::shared_ptr<const SpaceContext> space,
                                                          std::vector<BlockIntent> intents,
-                                                         absl::Duration ttl);
+                                                         absl::Duration ttl, StagingSlot slot);
   ~PutCall();
 
   const std::vector<PutAnswer>& answers() const { return answers_; }
@@ -73,6 +74,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // ended. The call is over then.
   absl::Status Add(std::span<const PlaneSegment> segments,
                    std::span<const std::span<const std::byte>> data);
+  // The same for bytes that lie in the call's staging slot. They have been read when it returns.
+  absl::Status AddStaged(std::span<const PlaneSegment> segments);
   // True once every plane of every wanted block has arrived.
   bool complete() const { return next_block_ >= wanted_.size() || next_plane_ >= plane_count(); }
 
@@ -97,9 +100,13 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // One plane being encoded, and its raw bytes.
   struct PlaneWork;
 
-  PutCall(DataPath& path, std::shared_ptr<Session> session,
-          std::shared_ptr<const SpaceContext> space, absl::Duration ttl)
-      : path_(path), session_(std::move(session)), space_(std::move(space)), ttl_(ttl) {}
+  PutCall(CallContext& context, std::shared_ptr<Session> session,
+          std::shared_ptr<const SpaceContext> space, absl::Duration ttl, StagingSlot slot)
+      : context_(context),
+        session_(std::move(session)),
+        space_(std::move(space)),
+        ttl_(ttl),
+        slot_(std::move(slot)) {}
 
   size_t plane_count() const { return space_->layout().planes().size(); }
   const PlaneSpec& plane(size_t i) const { return space_->layout().planes()[i]; }
@@ -114,10 +121,11 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void Store();
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
 
-  DataPath& path_;
+  CallContext& context_;
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<const SpaceContext> space_;
   const absl::Duration ttl_;
+  const StagingSlot slot_;  // empty: none
   std::vector<BlockIntent> intents_;
   std::vector<PutAnswer> answers_;
   std::vector<WantedBlock> wanted_;

@@ -44,11 +44,11 @@ Service::Service(ServiceLimits limits, Parts parts)
       random_(parts.random),
       inflight_(limits.max_inflight_bytes),
       staged_(limits.max_staged_bytes),
-      path_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
-            *parts.stats, inflight_,    staged_},
+      context_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
+               *parts.stats, inflight_,    staged_},
       hub_(limits.watch_queue),
       sessions_(parts.random, parts.store, limits.max_sessions) {
-  path_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
+  context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Service::BeginSession(TenantId tenant,
@@ -83,8 +83,8 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::SharedContext(Tenan
     auto context = weak.lock();
     if (context && context->layout().shard() == shard) return context;
   }
-  KVSTOW_ASSIGN_OR_RETURN(
-      auto context, SpaceContext::Create(tenant, std::move(spec), std::move(shard), &path_.store));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, SpaceContext::Create(tenant, std::move(spec),
+                                                             std::move(shard), &context_.store));
   known.push_back(context);
   spaces_.insert(context->id());
   return context;
@@ -107,7 +107,7 @@ absl::StatusOr<LookupMatch> Service::Lookup(TenantId tenant, const SessionId& se
   KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
   KVSTOW_RETURN_IF_ERROR(CheckCount("bytes of request_id", request_id.size(), kMaxNameBytes));
   KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
-  return path_.store.Lookup(context->id(), keys, session, request_id, ttl);
+  return context_.store.Lookup(context->id(), keys, session, request_id, ttl);
 }
 
 absl::StatusOr<uint32_t> Service::Release(TenantId tenant, const SessionId& session,
@@ -115,7 +115,7 @@ absl::StatusOr<uint32_t> Service::Release(TenantId tenant, const SessionId& sess
   KVSTOW_RETURN_IF_ERROR(sessions_.Find(tenant, session).status());
   KVSTOW_RETURN_IF_ERROR(CheckCount("leases", leases.size(), limits_.max_keys_per_lookup));
   uint32_t released = 0;
-  for (LeaseId lease : leases) released += path_.store.Release(tenant, lease).ok();
+  for (LeaseId lease : leases) released += context_.store.Release(tenant, lease).ok();
   return released;
 }
 
@@ -128,7 +128,7 @@ absl::StatusOr<std::vector<bool>> Service::Renew(TenantId tenant, const SessionI
     return absl::InvalidArgumentError("Renew needs a ttl above 0; use Release to end a lease");
   }
   std::vector<bool> alive;
-  for (LeaseId lease : leases) alive.push_back(path_.store.Renew(tenant, lease, ttl).ok());
+  for (LeaseId lease : leases) alive.push_back(context_.store.Renew(tenant, lease, ttl).ok());
   return alive;
 }
 
@@ -136,35 +136,46 @@ absl::StatusOr<uint64_t> Service::Drop(TenantId tenant, const SessionId& session
                                        std::span<const BlockKey> keys) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
   KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
-  return path_.store.Drop(context->id(), keys);
+  return context_.store.Drop(context->id(), keys);
 }
 
 absl::StatusOr<uint64_t> Service::DropAll(TenantId tenant, const SessionId& session,
                                           uint64_t space) {
   KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
-  return path_.store.DropSpace(context->id());
+  return context_.store.DropSpace(context->id());
+}
+
+absl::StatusOr<Service::Caller> Service::FindCaller(TenantId tenant, const SessionId& session,
+                                                    uint64_t space,
+                                                    const std::optional<SlotClaim>& slot) const {
+  Caller caller;
+  KVSTOW_ASSIGN_OR_RETURN(caller.session, sessions_.Find(tenant, session));
+  KVSTOW_ASSIGN_OR_RETURN(caller.space, caller.session->FindSpace(space));
+  if (slot) {
+    KVSTOW_ASSIGN_OR_RETURN(caller.slot, caller.session->Borrow(*slot));
+  }
+  return caller;
 }
 
 absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(TenantId tenant, const SessionId& session,
                                                       uint64_t space,
                                                       std::vector<BlockIntent> intents,
-                                                      absl::Duration ttl) {
+                                                      absl::Duration ttl,
+                                                      const std::optional<SlotClaim>& slot) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
-  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
-  KVSTOW_ASSIGN_OR_RETURN(auto context, found->FindSpace(space));
-  return PutCall::Create(path_, std::move(found), std::move(context), std::move(intents), ttl);
+  KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  return PutCall::Create(context_, std::move(caller.session), std::move(caller.space),
+                         std::move(intents), ttl, std::move(caller.slot));
 }
 
-absl::StatusOr<std::shared_ptr<GetCall>> Service::Get(TenantId tenant, const SessionId& session,
-                                                      uint64_t space,
-                                                      std::span<const BlockKey> keys,
-                                                      std::span<const uint32_t> layers,
-                                                      PlaneForm form) {
+absl::StatusOr<std::shared_ptr<GetCall>> Service::Get(
+    TenantId tenant, const SessionId& session, uint64_t space, std::span<const BlockKey> keys,
+    std::span<const uint32_t> layers, PlaneForm form, const std::optional<SlotClaim>& slot) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", keys.size(), limits_.max_blocks_per_get));
-  KVSTOW_ASSIGN_OR_RETURN(auto found, sessions_.Find(tenant, session));
-  KVSTOW_ASSIGN_OR_RETURN(auto context, found->FindSpace(space));
-  return GetCall::Create(path_, std::move(found), std::move(context), keys, layers, form);
+  KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  return GetCall::Create(context_, std::move(caller.session), std::move(caller.space), keys, layers,
+                         form, std::move(caller.slot));
 }
 
 absl::StatusOr<Service::Watching> Service::Watch(TenantId tenant, const SessionId& session,
@@ -177,18 +188,18 @@ absl::StatusOr<BlockInspection> Service::Inspect(TenantId tenant, const SessionI
                                                  uint64_t space, const BlockKey& key) {
   KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
   BlockInspection out;
-  KVSTOW_ASSIGN_OR_RETURN(out.info, path_.store.Inspect(context->id(), key));
+  KVSTOW_ASSIGN_OR_RETURN(out.info, context_.store.Inspect(context->id(), key));
   for (const BlockInfo::ShardInfo& shard : out.info.shards) {
-    out.records.push_back(InspectRecord(path_.store, *context, key, shard));
+    out.records.push_back(InspectRecord(context_.store, *context, key, shard));
   }
   return out;
 }
 
 ServiceSnapshot Service::Snapshot() const {
   ServiceSnapshot out;
-  out.store = path_.store.Snapshot();
+  out.store = context_.store.Snapshot();
   out.sessions = sessions_.size();
-  out.queue_depth = path_.executor.queue_depth() + path_.codec.queue_depth();
+  out.queue_depth = context_.executor.queue_depth() + context_.codec.queue_depth();
   out.inflight_bytes = inflight_.used();
   out.staged_bytes = staged_.used();
   return out;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,7 +16,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "server/core/data_path.h"
+#include "server/core/call_context.h"
 #include "server/core/get_call.h"
 #include "server/core/put_call.h"
 #include "server/core/sessions.h"
@@ -74,10 +75,14 @@ class Service {
   Service(ServiceLimits limits, Parts parts);
 
   const ServiceLimits& limits() const { return limits_; }
-  const PlaneCodec& codec() const { return path_.codec; }
+  const PlaneCodec& codec() const { return context_.codec; }
 
   absl::StatusOr<std::shared_ptr<Session>> BeginSession(TenantId tenant, std::string client_name);
   void EndSession(const SessionId& id) { sessions_.End(id); }
+  // As Sessions::Find.
+  absl::StatusOr<std::shared_ptr<Session>> FindSession(const SessionId& id) const {
+    return sessions_.Find(id);
+  }
 
   // INVALID_ARGUMENT names the field; FAILED_PRECONDITION for the session, as in all below.
   absl::StatusOr<OpenedSpace> OpenSpace(TenantId tenant, const SessionId& session, SpaceSpec spec,
@@ -94,12 +99,15 @@ class Service {
                                 std::span<const BlockKey> keys);
   absl::StatusOr<uint64_t> DropAll(TenantId tenant, const SessionId& session, uint64_t space);
 
+  // `slot` of Put and Get: the part of the session's staging that the call borrows.
   absl::StatusOr<std::shared_ptr<PutCall>> Put(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::vector<BlockIntent> intents,
-                                               absl::Duration ttl);
+                                               absl::Duration ttl,
+                                               const std::optional<SlotClaim>& slot = {});
   absl::StatusOr<std::shared_ptr<GetCall>> Get(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::span<const BlockKey> keys,
-                                               std::span<const uint32_t> layers, PlaneForm form);
+                                               std::span<const uint32_t> layers, PlaneForm form,
+                                               const std::optional<SlotClaim>& slot = {});
 
   struct Watching {
     SpaceId space{};
@@ -119,16 +127,24 @@ class Service {
 
   // On an executor thread, for streams that were woken where they must not linger.
   void RunSoon(absl::AnyInvocable<void()> work) {
-    path_.executor.Schedule(WorkPriority::kGet, std::move(work));
+    context_.executor.Schedule(WorkPriority::kGet, std::move(work));
   }
 
   // Housekeeping, every 100 ms or so.
-  void Maintain() { path_.store.Maintain(); }
-  void StartDraining() { path_.store.StartDraining(); }
+  void Maintain() { context_.store.Maintain(); }
+  void StartDraining() { context_.store.StartDraining(); }
 
   ServiceSnapshot Snapshot() const;
 
  private:
+  // Whom a Put or Get is for.
+  struct Caller {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<const SpaceContext> space;
+    StagingSlot slot;
+  };
+  absl::StatusOr<Caller> FindCaller(TenantId tenant, const SessionId& session, uint64_t space,
+                                    const std::optional<SlotClaim>& slot) const;
   absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(TenantId tenant,
                                                                 const SessionId& session,
                                                                 uint64_t handle) const;
@@ -139,7 +155,7 @@ class Service {
   RandomSource* const random_;
   ByteBudget inflight_;
   ByteBudget staged_;
-  DataPath path_;
+  CallContext context_;
   WatchHub hub_;
   Sessions sessions_;
 

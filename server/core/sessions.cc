@@ -35,6 +35,34 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Session::FindSpace(uint64_t 
   return it->second;
 }
 
+absl::StatusOr<uint32_t> Session::ShareStaging(std::shared_ptr<const StagingArea> area) {
+  absl::MutexLock lock(&mu_);
+  if (ended()) return absl::FailedPreconditionError("the session ended");
+  staging_.swap(area);
+  return ++region_;
+}
+
+absl::StatusOr<StagingSlot> Session::Borrow(const SlotClaim& claim) const {
+  absl::MutexLock lock(&mu_);
+  if (staging_ == nullptr || claim.region != region_) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this session has no staging region ", claim.region, "; ask for one on the side channel"));
+  }
+  const std::span<std::byte> all = staging_->bytes();
+  if (claim.bytes == 0 || claim.offset > all.size() || claim.bytes > all.size() - claim.offset) {
+    return absl::InvalidArgumentError(absl::StrCat("a staging slot of ", claim.bytes, " bytes at ",
+                                                   claim.offset, "; the region has ", all.size()));
+  }
+  return StagingSlot{staging_, all.subspan(claim.offset, claim.bytes)};
+}
+
+void Session::End() {
+  std::shared_ptr<const StagingArea> dropped;  // outside the lock
+  absl::MutexLock lock(&mu_);
+  ended_.store(true, std::memory_order_release);
+  dropped = std::move(staging_);
+}
+
 absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::string client_name) {
   SessionId id;
   random_->Fill(std::as_writable_bytes(std::span(id.bytes)));
@@ -57,7 +85,7 @@ void Sessions::End(const SessionId& id) {
     session = std::move(it->second);
     sessions_.erase(it);
   }
-  session->ended_.store(true, std::memory_order_release);
+  session->End();
   store_->ReleaseAll(id);
 }
 
@@ -70,6 +98,13 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Find(TenantId tenant,
         "no such session; open one with Session and keep its stream");
   }
   return it->second;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Sessions::Find(const SessionId& id) const {
+  absl::MutexLock lock(&mu_);
+  auto it = sessions_.find(id);
+  if (it != sessions_.end()) return it->second;
+  return absl::FailedPreconditionError("no such session");
 }
 
 size_t Sessions::size() const {

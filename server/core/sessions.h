@@ -15,6 +15,7 @@
 #include "server/core/ids.h"
 #include "server/core/random.h"
 #include "server/core/space_context.h"
+#include "server/core/staging_area.h"
 
 namespace kvstow {
 
@@ -34,14 +35,24 @@ class Session {
   // FAILED_PRECONDITION for a handle that this session did not open.
   absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(uint64_t handle) const;
 
+  // Takes the place of the area before; calls that borrowed from that one keep it. Returns the
+  // region that names it from now on. FAILED_PRECONDITION once the session ended.
+  absl::StatusOr<uint32_t> ShareStaging(std::shared_ptr<const StagingArea> area);
+  // FAILED_PRECONDITION when the session has no such region any more, INVALID_ARGUMENT for a slot
+  // that is empty or leaves it.
+  absl::StatusOr<StagingSlot> Borrow(const SlotClaim& claim) const;
+
  private:
   friend class Sessions;
   const SessionId id_;
   const TenantId tenant_;
   const std::string client_name_;
+  void End() ABSL_LOCKS_EXCLUDED(mu_);
   std::atomic<bool> ended_{false};
   mutable absl::Mutex mu_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<const SpaceContext>> spaces_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const StagingArea> staging_ ABSL_GUARDED_BY(mu_);
+  uint32_t region_ ABSL_GUARDED_BY(mu_) = 0;  // of staging_; 0 before the first
 };
 
 class Sessions {
@@ -55,6 +66,8 @@ class Sessions {
   // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look
   // alike.
   absl::StatusOr<std::shared_ptr<Session>> Find(TenantId tenant, const SessionId& id) const;
+  // The same for whoever knows the id and nothing else: the side channel. FAILED_PRECONDITION.
+  absl::StatusOr<std::shared_ptr<Session>> Find(const SessionId& id) const;
   size_t size() const;
 
  private:

@@ -244,13 +244,14 @@ void Metrics::AddMethods() {
                 .Register(registry_);
   for (const char* method : {"Session", "OpenSpace", "Lookup", "Put", "Get", "Release", "Renew",
                              "Drop", "Watch", "Stats", "Inspect"}) {
-    auto m = std::make_unique<PerMethod>();
-    m->seconds = &seconds.Add({{"method", method}, {"path", "grpc"}}, kSeconds);
     calls_->Add({{"method", method}, {"code", "OK"}});
-    if (absl::string_view(method) == "Put" || absl::string_view(method) == "Get") {
-      m->bytes = &bytes.Add({{"method", method}, {"path", "grpc"}});
+    const bool bulk = absl::string_view(method) == "Put" || absl::string_view(method) == "Get";
+    for (const std::string& path : config_.data_paths) {
+      if (!bulk && path != "grpc") continue;
+      auto& m = methods_[{method, path}] = std::make_unique<PerMethod>();
+      m->seconds = &seconds.Add({{"method", method}, {"path", path}}, kSeconds);
+      if (bulk) m->bytes = &bytes.Add({{"method", method}, {"path", path}});
     }
-    methods_[method] = std::move(m);
   }
 }
 
@@ -314,6 +315,7 @@ void Metrics::AddProcessWide() {
   staged_bytes_ = gauge("kvstow_staged_bytes", "Encoded bytes of Puts that have not committed");
   sessions_ = gauge("kvstow_sessions", "Open sessions");
   bulk_calls_ = gauge("kvstow_bulk_calls", "Put and Get streams that are open");
+  staging_bytes_ = gauge("kvstow_staging_bytes", "Memory shared with the sessions there are");
   BuildGauge()
       .Name("kvstow_build_info")
       .Help("Always 1; the labels say what runs")
@@ -415,7 +417,7 @@ void Metrics::OnEncoded(TenantId id, uint64_t record_bytes, uint64_t entries,
 
 void Metrics::OnCall(const CallRecord& call) {
   const std::string method = Str(call.method);
-  auto it = methods_.find(method);
+  auto it = methods_.find({method, Str(call.path)});
   if (it == methods_.end()) return;
   // A session lasts as long as its worker: its length says nothing about speed.
   if (method != "Session" && method != "Watch") {
@@ -452,6 +454,7 @@ void Metrics::SetGauges(const Gauges& g) const {
   staged_bytes_->Set(static_cast<double>(g.service.staged_bytes));
   sessions_->Set(static_cast<double>(g.service.sessions));
   bulk_calls_->Set(static_cast<double>(g.bulk_calls));
+  staging_bytes_->Set(static_cast<double>(g.staging_bytes));
   pinned_bytes_->Set(static_cast<double>(g.pinned_bytes));
   gpu_healthy_->Set(g.gpu_healthy ? 1 : 0);
   // Scrapes may overlap: of two that read the same value, one adds what the other has added.

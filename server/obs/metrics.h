@@ -28,6 +28,7 @@ struct MetricsConfig {
   std::vector<TierKind> tiers;
   std::string version;
   std::vector<std::string> devices;  // that codec work may run on; the first is the daemon's own
+  std::vector<std::string> data_paths = {"grpc"};
 };
 
 // Sums since the start, for Stats.
@@ -50,6 +51,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
     uint64_t bulk_calls = 0;
     // With a GPU: host memory pinned, CUDA calls that failed since the start, whether it works.
     uint64_t pinned_bytes = 0;
+    uint64_t staging_bytes = 0;
     uint64_t cuda_errors = 0;
     bool gpu_healthy = false;
   };
@@ -105,7 +107,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   std::map<TierKind, std::unique_ptr<PerTier>> tiers_;
   std::map<std::pair<TierKind, TierKind>, std::unique_ptr<PerMove>> moves_;  // by from and to
   std::unique_ptr<PerPlaneKind> k_, v_;
-  std::map<std::string, std::unique_ptr<PerMethod>> methods_;
+  std::map<std::pair<std::string, std::string>, std::unique_ptr<PerMethod>> methods_;  // by path
   prometheus::Family<prometheus::Counter>* calls_ = nullptr;
   std::map<std::string, std::unique_ptr<PerDevice>> devices_;
   prometheus::Counter* cuda_errors_ = nullptr;
@@ -113,7 +115,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   prometheus::Gauge *blocks_visible_ = nullptr, *blocks_incomplete_ = nullptr,
                     *blocks_pending_ = nullptr, *oldest_lease_ = nullptr, *queue_depth_ = nullptr,
                     *inflight_bytes_ = nullptr, *staged_bytes_ = nullptr, *sessions_ = nullptr,
-                    *bulk_calls_ = nullptr;
+                    *bulk_calls_ = nullptr, *staging_bytes_ = nullptr;
 
   mutable absl::Mutex mu_;
   std::function<Gauges()> source_ ABSL_GUARDED_BY(mu_);

@@ -53,8 +53,10 @@ class BulkReactor : public Reactor,
   }
   void WaitForClient() { waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now()); }
   void StopWaiting() { waiting_since_ns_ = kNotWaiting; }
+  // How the bulk bytes travel, a literal.
+  void UsePath(const char* path) { path_ = path; }
   void Report(const char* method, absl::StatusCode code, uint64_t bytes) {
-    rpc_.sink->OnCall({method, "grpc", code, rpc_.clock->Now() - start_, bytes});
+    rpc_.sink->OnCall({method, path_.load(), code, rpc_.clock->Now() - start_, bytes});
   }
 
   const RpcContext& rpc_;
@@ -69,6 +71,7 @@ class BulkReactor : public Reactor,
  private:
   const absl::Time start_;
   std::atomic<int64_t> waiting_since_ns_{kNotWaiting};
+  std::atomic<const char*> path_{"grpc"};
   std::shared_ptr<BulkReactor> self_;  // until OnDone
 };
 

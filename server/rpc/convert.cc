@@ -168,9 +168,32 @@ absl::StatusOr<PlaneSegment> FromProto(const v1::Segment& in) {
   if (in.kind() < v1::PLANE_K || in.kind() > v1::PLANE_OPAQUE) {
     return Unknown("segment.kind", in.kind());
   }
-  return PlaneSegment{in.layer(),  static_cast<PlaneKind>(in.kind()),
-                      in.block(),  in.offset(),
-                      in.length(), in.plane_bytes()};
+  return PlaneSegment{in.layer(),    static_cast<PlaneKind>(in.kind()),
+                      in.block(),    in.offset(),
+                      in.length(),   in.plane_bytes(),
+                      in.staged_at()};
+}
+
+absl::StatusOr<std::vector<PlaneSegment>> FromProto(const v1::StagedChunk& in) {
+  std::vector<PlaneSegment> out;
+  out.reserve(static_cast<size_t>(in.segments_size()));
+  for (const v1::Segment& segment : in.segments()) {
+    KVSTOW_ASSIGN_OR_RETURN(PlaneSegment converted, FromProto(segment));
+    out.push_back(converted);
+  }
+  return out;
+}
+
+SlotClaim FromProto(const v1::StagingSlot& in) { return {in.region(), in.offset(), in.bytes()}; }
+
+void ToProto(const PlaneSegment& in, v1::Segment* out) {
+  out->set_layer(in.layer);
+  out->set_kind(ToProto(in.kind));
+  out->set_block(in.block);
+  out->set_offset(in.offset);
+  out->set_length(in.length);
+  out->set_plane_bytes(in.plane_bytes);
+  out->set_staged_at(in.staged_at);
 }
 
 absl::Duration TtlFromMillis(uint64_t ms) {

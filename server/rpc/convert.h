@@ -25,6 +25,8 @@ absl::StatusOr<std::vector<BlockKey>> KeysFromBytes(const std::string& bytes);
 absl::StatusOr<std::vector<BlockIntent>> FromProto(
     const google::protobuf::RepeatedPtrField<v1::BlockIntent>& in);
 absl::StatusOr<PlaneSegment> FromProto(const v1::Segment& in);
+absl::StatusOr<std::vector<PlaneSegment>> FromProto(const v1::StagedChunk& in);
+SlotClaim FromProto(const v1::StagingSlot& in);
 // Saturates: whatever a client sends, core clamps to its longest lease.
 absl::Duration TtlFromMillis(uint64_t ms);
 
@@ -37,6 +39,7 @@ void ToProto(const CodecSettings& in, v1::CodecSettings* out);
 void ToProto(const PutResults& in, v1::PutResponse::Results* out);
 void ToProto(const std::vector<PutAnswer>& in, v1::PutResponse::Answers* out);
 void ToProto(const std::vector<GetAnswer>& in, v1::GetResponse::Answers* out);
+void ToProto(const PlaneSegment& in, v1::Segment* out);
 void ToProto(const StoreEvent& in, v1::WatchEvent* out);
 void ToProto(const BlockInspection& in, v1::InspectResponse* out);
 std::string BytesOf(const Digest& digest);

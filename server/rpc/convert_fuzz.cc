@@ -53,7 +53,7 @@ void FuzzKeys(const std::string& bytes) {
     if (TtlFromMillis(lookup.ttl_ms()) < absl::ZeroDuration()) abort();
   }
   v1::GetRequest get;
-  if (get.ParseFromString(bytes)) (void)KeysFromBytes(get.keys());
+  if (get.ParseFromString(bytes)) (void)KeysFromBytes(get.open().keys());
 }
 
 }  // namespace

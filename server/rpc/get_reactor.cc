@@ -17,22 +17,35 @@ namespace kvstow {
 namespace {
 
 // Of one chunk, however small they are.
-constexpr size_t kMaxSegments = 1024;
+constexpr int kMaxSegments = 1024;
 
-// A chain of single steps: ask for a plane, cut it into the chunk, write the chunk when it is full,
-// go on when it is written. So nothing but End runs beside it.
-class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
+// A chain of single steps: ask for a plane, put it into the message, write the message when it is
+// full, or when nothing is ready that could go with it, go on when it is written. So nothing but
+// the reading of what the client has consumed, and End, runs beside it.
+class GetReactor final
+    : public BulkReactor<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   GetReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
       : BulkReactor(rpc, context) {}
 
-  void Start(const grpc::ByteBuffer& request) {
-    absl::Status status = Enter();
-    if (status.ok()) status = Open(request);
-    if (!status.ok()) End(status);
+  void Start() {
+    if (absl::Status s = Enter(); !s.ok()) {
+      End(s);
+      return;
+    }
+    WaitForClient();
+    Read();
   }
 
-  // ---- ServerWriteReactor ----
+  // ---- ServerBidiReactor ----
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      // The client says no more; it may still read.
+      if (get() == nullptr) End(absl::AbortedError("the stream ended before its request"));
+      return;
+    }
+    if (absl::Status s = TakeMessage(); !s.ok()) End(s);
+  }
   void OnWriteDone(bool ok) override {
     if (!ok) {
       End(absl::CancelledError("the client is gone"));
@@ -47,18 +60,45 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
     return std::static_pointer_cast<GetReactor>(shared_from_this());
   }
 
-  absl::Status Open(const grpc::ByteBuffer& buffer) {
+  void Read() {
+    finish_.IfOpen([&] { StartRead(&incoming_); });
+  }
+
+  absl::Status TakeMessage() {
     v1::GetRequest request;
-    if (!Parse(buffer, &request)) {
+    if (!Parse(incoming_, &request)) {
       return absl::InvalidArgumentError("a message that is no kvstow.v1.GetRequest");
     }
+    const auto get = this->get();
+    switch (request.what_case()) {
+      case v1::GetRequest::kOpen:
+        if (get != nullptr) return absl::InvalidArgumentError("a second open");
+        StopWaiting();
+        KVSTOW_RETURN_IF_ERROR(Open(request.open()));
+        break;
+      case v1::GetRequest::kConsumed:
+        if (get == nullptr) return absl::InvalidArgumentError("consumed before the open");
+        KVSTOW_RETURN_IF_ERROR(get->Consumed(request.consumed().segments()));
+        break;
+      default:
+        return absl::InvalidArgumentError("a Get message that is neither open nor consumed");
+    }
+    Read();
+    return absl::OkStatus();
+  }
+
+  absl::Status Open(const v1::GetRequest::Open& request) {
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request.keys()));
     const PlaneForm form =
         request.form() == v1::GetRequest::FORM_ENCODED ? PlaneForm::kEncoded : PlaneForm::kDecoded;
+    std::optional<SlotClaim> slot;
+    if (request.has_slot()) slot = FromProto(request.slot());
     const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
     KVSTOW_ASSIGN_OR_RETURN(
-        auto get, rpc_.service->Get(tenant_, session, request.space(), keys, layers, form));
+        auto get, rpc_.service->Get(tenant_, session, request.space(), keys, layers, form, slot));
+    uses_slot_ = slot.has_value();
+    if (uses_slot_) UsePath("shm");
     {
       absl::MutexLock lock(&mu_);
       get_ = get;
@@ -69,24 +109,46 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
     return absl::OkStatus();
   }
 
-  // Fills the chunk from the plane at hand, asks for the next, until there is something to write or
-  // to wait for. A loop, however small the planes are: what Next gives at once is not taken on its
-  // stack.
+  // Fills the message from the plane at hand, asks for the next, until there is something to write
+  // or to wait for. A loop, however small the planes are: what Next gives at once is not taken on
+  // its stack.
   void Continue() {
     for (bool more = true; more;) {
-      if (plane_) CutPlane();
-      if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == kMaxSegments) {
-        WriteChunk();
-        return;
+      if (plane_) {
+        if (MustGoFirst(*plane_)) return WriteCollected();
+        AddPlane();
+      }
+      if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
+          staged_.segments_size() == kMaxSegments) {
+        return WriteCollected();
       }
       if (news_) {
         const grpc::ByteBuffer news = *news_;
         news_.reset();
-        Write(news);
-        return;
+        return Write(news);
       }
-      more = Ask() && Take(std::move(answer_));
+      more = TakeNext();
     }
+  }
+
+  // Whether what was collected must be written before this plane: staged planes and chunks keep
+  // their order, and a layer does not wait for the next one.
+  bool MustGoFirst(const PlaneDelivery& plane) const {
+    if (plane.staged_at) return !chunk_.empty();
+    return staged_.segments_size() > 0 ||
+           (!chunk_.empty() && chunk_.front().segment.layer != plane.layer);
+  }
+
+  // Whether to go on.
+  bool TakeNext() {
+    if (staged_.segments_size() == 0) return Ask() && Take(std::move(answer_));
+    // Nothing that is there waits for what is not.
+    const auto get = this->get();
+    if (get == nullptr) return false;
+    auto ready = get->TryNext();
+    if (ready) return Take(*std::move(ready));
+    WriteCollected();
+    return false;
   }
 
   // True when the answer came at once.
@@ -99,11 +161,14 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
       if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
       if (self->Take(std::move(self->answer_))) self->Continue();
     });
+    // With a slot the next plane may wait for the client to read those before it.
+    if (uses_slot_) WaitForClient();
     return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
   }
 
   // Whether to go on.
   bool Take(absl::StatusOr<PlaneDelivery> delivery) {
+    StopWaiting();
     if (!delivery.ok()) {
       End(delivery.status());
       return false;
@@ -117,23 +182,35 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
         return TellDamage(*delivery);
       case PlaneDelivery::Kind::kEnd:
         at_end_ = true;
-        WriteChunk();
+        WriteCollected();
         return false;
     }
     return false;
   }
 
-  // Moves as much of the plane into the chunk as fits; lets the plane go when it is used up.
-  void CutPlane() {
+  PlaneSegment SegmentOf(size_t offset, size_t length) const {
+    return {plane_->layer,
+            plane_->plane_kind,
+            plane_->block,
+            static_cast<uint32_t>(offset),
+            static_cast<uint32_t>(length),
+            static_cast<uint32_t>(plane_->bytes.size()),
+            plane_->staged_at.value_or(0)};
+  }
+
+  // Names the plane where it lies, or moves as much of it into the chunk as fits; lets it go when
+  // it is used up.
+  void AddPlane() {
+    if (plane_->staged_at) {
+      ToProto(SegmentOf(0, plane_->bytes.size()), staged_.add_segments());
+      staged_bytes_ += plane_->bytes.size();
+      plane_.reset();
+      return;
+    }
     const size_t n =
         std::min<size_t>(plane_->bytes.size() - plane_offset_, kMaxChunkBytes - chunk_bytes_);
     OutgoingPiece piece;
-    piece.segment = {plane_->layer,
-                     plane_->plane_kind,
-                     plane_->block,
-                     static_cast<uint32_t>(plane_offset_),
-                     static_cast<uint32_t>(n),
-                     static_cast<uint32_t>(plane_->bytes.size())};
+    piece.segment = SegmentOf(plane_offset_, n);
     piece.bytes = plane_->bytes.subspan(plane_offset_, n);
     piece.owner = plane_->owner;
     chunk_.push_back(std::move(piece));
@@ -149,18 +226,27 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
     damage->set_layer(delivery.layer);
     damage->set_kind(ToProto(delivery.plane_kind));
     news_ = Serialize(response);
-    if (chunk_.empty()) return true;
-    WriteChunk();  // what came before it first
+    if (chunk_.empty() && staged_.segments_size() == 0) return true;
+    WriteCollected();  // what came before it first
     return false;
   }
 
-  void WriteChunk() {
+  grpc::ByteBuffer Collected() const {
+    if (!chunk_.empty()) return ChunkResponse(chunk_);
+    v1::GetResponse response;
+    *response.mutable_staged() = staged_;
+    return Serialize(response);
+  }
+
+  // The chunk, or the staged planes, or the end.
+  void WriteCollected() {
+    const bool empty = chunk_.empty() && staged_.segments_size() == 0;
     grpc::ByteBuffer message;
-    if (!chunk_.empty()) message = ChunkResponse(chunk_);
-    sent_bytes_.fetch_add(chunk_bytes_, std::memory_order_relaxed);
+    if (!empty) message = Collected();
+    sent_bytes_.fetch_add(chunk_bytes_ + staged_bytes_, std::memory_order_relaxed);
     chunk_.clear();
-    const bool empty = chunk_bytes_ == 0;
-    chunk_bytes_ = 0;
+    staged_.Clear();
+    chunk_bytes_ = staged_bytes_ = 0;
     if (!at_end_) {
       Write(message);
     } else if (empty) {
@@ -205,12 +291,17 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
   std::atomic<Turn> turn_{Turn::kLeft};
   absl::StatusOr<PlaneDelivery> answer_;
 
+  grpc::ByteBuffer incoming_;  // of the reads
+
   // Of the chain.
+  bool uses_slot_ = false;
   grpc::ByteBuffer outgoing_;
   std::optional<PlaneDelivery> plane_;
   size_t plane_offset_ = 0;
   std::vector<OutgoingPiece> chunk_;
   size_t chunk_bytes_ = 0;
+  v1::StagedChunk staged_;
+  size_t staged_bytes_ = 0;
   std::optional<grpc::ByteBuffer> news_;
   bool at_end_ = false;
 
@@ -220,11 +311,10 @@ class GetReactor final : public BulkReactor<grpc::ServerWriteReactor<grpc::ByteB
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGet(const RpcContext& rpc,
-                                                     grpc::CallbackServerContext* context,
-                                                     const grpc::ByteBuffer* request) {
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartGet(
+    const RpcContext& rpc, grpc::CallbackServerContext* context) {
   auto reactor = std::make_shared<GetReactor>(rpc, context);
-  reactor->Start(*request);
+  reactor->Start();
   return reactor.get();
 }
 

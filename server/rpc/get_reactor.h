@@ -8,8 +8,7 @@
 namespace kvstow {
 
 // Owns itself until the stream is done.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGet(const RpcContext& rpc,
-                                                     grpc::CallbackServerContext* context,
-                                                     const grpc::ByteBuffer* request);
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartGet(
+    const RpcContext& rpc, grpc::CallbackServerContext* context);
 
 }  // namespace kvstow

@@ -71,9 +71,9 @@ class GrpcService final : public Base {
       CallbackServerContext* context) override {
     return StartPut(rpc_, context);
   }
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Get(CallbackServerContext* context,
-                                                  const grpc::ByteBuffer* request) override {
-    return StartGet(rpc_, context, request);
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Get(
+      CallbackServerContext* context) override {
+    return StartGet(rpc_, context);
   }
   grpc::ServerWriteReactor<v1::WatchEvent>* Watch(CallbackServerContext* context,
                                                   const v1::WatchRequest* request) override {
@@ -98,7 +98,9 @@ class GrpcService final : public Base {
       response->mutable_limits()->set_max_chunk_bytes(kMaxChunkBytes);
       response->mutable_limits()->set_max_lease_ttl_ms(
           absl::ToInt64Milliseconds(limits.max_lease_ttl));
-      response->mutable_capabilities()->add_data_paths("grpc");
+      for (const std::string& path : rpc_.data_paths) {
+        response->mutable_capabilities()->add_data_paths(path);
+      }
       response->mutable_capabilities()->set_codec_device(std::string(service().codec().device()));
       return absl::OkStatus();
     });

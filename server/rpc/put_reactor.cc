@@ -1,6 +1,7 @@
 #include "server/rpc/put_reactor.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "server/core/status_macros.h"
@@ -42,8 +43,12 @@ class PutReactor final
       return;
     }
     absl::MutexLock lock(&mu_);
-    answers_written_ = true;
-    if (results_ready_) SendResults();
+    writing_ = false;
+    if (results_ready_) {
+      SendResults();
+    } else if (consumed_told_ < consumed_) {
+      TellConsumed();
+    }
   }
 
  private:
@@ -58,11 +63,13 @@ class PutReactor final
     switch (message->request.what_case()) {
       case v1::PutRequest::kAnnounce:
         return TakeAnnounce(message->request.announce());
+      case v1::PutRequest::kStaged:
+        return TakeStaged(message->request.staged());
       case v1::PutRequest::kCommit:
         return TakeCommit();
       default:
         return absl::InvalidArgumentError(
-            "a Put message that is neither announce, chunk nor commit");
+            "a Put message that is neither announce, chunk, staged nor commit");
     }
   }
 
@@ -72,15 +79,15 @@ class PutReactor final
     KVSTOW_ASSIGN_OR_RETURN(auto intents, FromProto(announce.blocks()));
     KVSTOW_ASSIGN_OR_RETURN(
         auto put, rpc_.service->Put(tenant_, session, announce.space(), std::move(intents),
-                                    TtlFromMillis(announce.ttl_ms())));
+                                    TtlFromMillis(announce.ttl_ms()),
+                                    announce.has_slot() ? std::optional(FromProto(announce.slot()))
+                                                        : std::nullopt));
+    if (announce.has_slot()) UsePath("shm");
     v1::PutResponse response;
     ToProto(put->answers(), response.mutable_answers());
-    {
-      absl::MutexLock lock(&mu_);
-      put_ = std::move(put);
-    }
-    answers_ = Serialize(response);
-    finish_.IfOpen([&] { StartWrite(&answers_); });
+    absl::MutexLock lock(&mu_);
+    put_ = std::move(put);
+    Write(response);
     Read();
     return absl::OkStatus();
   }
@@ -90,6 +97,20 @@ class PutReactor final
     if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
     KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
     // Let the codec catch up before taking more: flow control then holds the client back.
+    rpc_.service->WhenBelowInflightLimit([self = Self()] { self->Read(); });
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeStaged(const v1::StagedChunk& staged) {
+    const auto put = this->put();
+    if (put == nullptr) return absl::InvalidArgumentError("staged planes before the announce");
+    KVSTOW_ASSIGN_OR_RETURN(auto segments, FromProto(staged));
+    KVSTOW_RETURN_IF_ERROR(put->AddStaged(segments));
+    {
+      absl::MutexLock lock(&mu_);
+      consumed_ += segments.size();
+      if (!writing_) TellConsumed();
+    }
     rpc_.service->WhenBelowInflightLimit([self = Self()] { self->Read(); });
     return absl::OkStatus();
   }
@@ -116,8 +137,21 @@ class PutReactor final
     absl::MutexLock lock(&mu_);
     results_ = Serialize(response);
     results_ready_ = true;
-    // One write at a time, and a client may commit without having waited for its answers.
-    if (answers_written_) SendResults();
+    if (!writing_) SendResults();
+  }
+
+  // One write at a time.
+  void Write(const v1::PutResponse& response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    outgoing_ = Serialize(response);
+    writing_ = true;
+    finish_.IfOpen([&] { StartWrite(&outgoing_); });
+  }
+
+  void TellConsumed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    consumed_told_ = consumed_;
+    v1::PutResponse response;
+    response.mutable_consumed()->set_segments(consumed_);
+    Write(response);
   }
 
   void SendResults() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -156,12 +190,15 @@ class PutReactor final
     return put_;
   }
 
-  grpc::ByteBuffer incoming_, answers_;
+  grpc::ByteBuffer incoming_;
   bool committed_ = false;  // reading thread only
 
   mutable absl::Mutex mu_;
   std::shared_ptr<PutCall> put_ ABSL_GUARDED_BY(mu_);
-  bool answers_written_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mu_);  // being written
+  uint64_t consumed_ ABSL_GUARDED_BY(mu_) = 0;      // staged segments
+  uint64_t consumed_told_ ABSL_GUARDED_BY(mu_) = 0;
   bool results_ready_ ABSL_GUARDED_BY(mu_) = false;
   grpc::ByteBuffer results_ ABSL_GUARDED_BY(mu_);
 };

@@ -18,6 +18,7 @@ struct RpcContext {
   CallSink* sink = nullptr;
   std::string server_version;
   std::string instance_id;  // another one after each start
+  std::vector<std::string> data_paths;
 };
 
 // The caller's tenant, from its identity on the connection. There is one tenant so far; a request

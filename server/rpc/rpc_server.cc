@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(RpcServerOptions opt
   rpc.sink = sink;
   rpc.server_version = std::move(version);
   rpc.instance_id = std::move(instance_id);
+  rpc.data_paths = options.data_paths;
   std::unique_ptr<RpcServer> server(new RpcServer(std::move(options), std::move(rpc)));
   KVSTOW_RETURN_IF_ERROR(server->Bind(std::move(fill_stats)));
   return server;

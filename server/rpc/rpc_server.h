@@ -25,6 +25,7 @@ struct RpcServerOptions {
   absl::Duration stall_timeout =
       absl::Seconds(30);  // a bulk call that moves nothing for so long ends
   bool reflection = false;
+  std::vector<std::string> data_paths = {"grpc"};  // told to clients
 };
 
 class RpcServer {

@@ -160,12 +160,7 @@ grpc::ByteBuffer ChunkResponse(std::span<const OutgoingPiece> pieces) {
     CodedOutputStream out(&stream);
     for (const OutgoingPiece& piece : pieces) {
       v1::Segment segment;
-      segment.set_layer(piece.segment.layer);
-      segment.set_kind(ToProto(piece.segment.kind));
-      segment.set_block(piece.segment.block);
-      segment.set_offset(piece.segment.offset);
-      segment.set_length(static_cast<uint32_t>(piece.bytes.size()));
-      segment.set_plane_bytes(piece.segment.plane_bytes);
+      ToProto(piece.segment, &segment);
       out.WriteTag(kSegmentTag);
       out.WriteVarint32(static_cast<uint32_t>(segment.ByteSizeLong()));
       segment.SerializeWithCachedSizes(&out);

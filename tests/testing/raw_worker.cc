@@ -179,17 +179,32 @@ RawWorker::PutOutcome RawWorker::Put(const std::vector<BlockKey>& keys,
   return outcome;
 }
 
+v1::GetRequest RawWorker::Open(const std::vector<BlockKey>& keys, v1::GetRequest::Form form,
+                               const std::vector<uint32_t>& layers) const {
+  v1::GetRequest request;
+  v1::GetRequest::Open& open = *request.mutable_open();
+  open.set_session_id(session_);
+  open.set_space(space_);
+  open.set_keys(KeyBytes(keys));
+  open.set_form(form);
+  for (uint32_t layer : layers) open.add_layers(layer);
+  return request;
+}
+
+std::unique_ptr<RawWorker::GetStream> RawWorker::StartGet(grpc::ClientContext* context,
+                                                          const std::vector<BlockKey>& keys,
+                                                          v1::GetRequest::Form form,
+                                                          const std::vector<uint32_t>& layers) {
+  auto stream = stub_->Get(context);
+  stream->Write(Open(keys, form, layers));
+  return stream;
+}
+
 RawWorker::GetOutcome RawWorker::Get(const std::vector<BlockKey>& keys, v1::GetRequest::Form form,
                                      const std::vector<uint32_t>& layers) {
-  v1::GetRequest request;
-  request.set_session_id(session_);
-  request.set_space(space_);
-  request.set_keys(KeyBytes(keys));
-  request.set_form(form);
-  for (uint32_t layer : layers) request.add_layers(layer);
   GetOutcome outcome;
   auto context = Context();
-  auto stream = stub_->Get(context.get(), request);
+  auto stream = StartGet(context.get(), keys, form, layers);
   v1::GetResponse response;
   while (stream->Read(&response)) {
     for (const auto& answer : response.answers().answers()) outcome.answers.push_back(answer);

@@ -51,6 +51,15 @@ class RawWorker {
   PutOutcome Put(const std::vector<BlockKey>& keys, const std::vector<Planes>& blocks,
                  uint64_t first_position = 0, const BlockKey& parent = {}, uint64_t ttl_ms = 0);
 
+  v1::GetRequest Open(const std::vector<BlockKey>& keys,
+                      v1::GetRequest::Form form = v1::GetRequest::FORM_DECODED,
+                      const std::vector<uint32_t>& layers = {}) const;
+  using GetStream = grpc::ClientReaderWriter<v1::GetRequest, v1::GetResponse>;
+  std::unique_ptr<GetStream> StartGet(grpc::ClientContext* context,
+                                      const std::vector<BlockKey>& keys,
+                                      v1::GetRequest::Form form = v1::GetRequest::FORM_DECODED,
+                                      const std::vector<uint32_t>& layers = {});
+
   struct GetOutcome {
     grpc::Status status;
     std::vector<v1::GetResponse::Answer> answers;

@@ -11,7 +11,7 @@
 
 namespace kvstow {
 
-struct DataPath {
+struct CallContext {
   Store& store;
   PlaneCodec& codec;
   Executor& executor;

@@ -1,0 +1,35 @@
+// Where the planes of a Put go: each data path has its own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "space/plane_layout.h"
+
+namespace kvstow::client {
+
+// Not thread-safe.
+class PlaneWriter {
+ public:
+  virtual ~PlaneWriter() = default;
+
+  // Takes one whole plane, by copy, in the order of the wire contract. False once the stream is
+  // broken.
+  virtual bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) = 0;
+  // The same for a plane that `fill` writes, raw_bytes long, once, where there is room for it; when
+  // `fill` returns false nothing is taken and nor does this.
+  using FillPlane = absl::FunctionRef<bool(std::span<std::byte> to)>;
+  virtual bool Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) {
+    std::vector<std::byte> bytes(plane.raw_bytes);
+    return fill(bytes) && Append(plane, block, bytes);
+  }
+  // Sends what was taken and not sent yet.
+  virtual bool Flush() = 0;
+
+  virtual uint64_t bytes_sent() const = 0;
+};
+
+}  // namespace kvstow::client

@@ -1,0 +1,140 @@
+#include "client/staging_link.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/time/clock.h"
+
+namespace kvstow::client {
+
+StagingLink::Slot::~Slot() {
+  if (region_ != nullptr) link_->TakeBack(*region_, index_, /*clean=*/false);
+}
+
+std::span<std::byte> StagingLink::Slot::bytes() const {
+  const uint64_t size = link_->options_.slot_bytes;
+  return region_->memory.bytes().subspan(index_ * size, size);
+}
+
+v1::StagingSlot StagingLink::Slot::Claim() const {
+  v1::StagingSlot claim;
+  claim.set_region(region_->id);
+  claim.set_offset(index_ * link_->options_.slot_bytes);
+  claim.set_bytes(link_->options_.slot_bytes);
+  return claim;
+}
+
+void StagingLink::Slot::Return() {
+  link_->TakeBack(*region_, index_, /*clean=*/true);
+  region_.reset();
+}
+
+StagingLink::StagingLink(Options options)
+    : options_(std::move(options)), why_not_(absl::UnavailableError("no session yet")) {
+  if (!options_.unix_socket.empty()) {
+    thread_ = std::thread([this] { Loop(); });
+  } else {
+    why_not_ = absl::UnavailableError("the daemon is not reached over a Unix socket");
+  }
+}
+
+StagingLink::~StagingLink() {
+  {
+    absl::MutexLock lock(&mu_);
+    stop_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void StagingLink::OnSession(const std::string& session_id) {
+  absl::MutexLock lock(&mu_);
+  if (!thread_.joinable()) return;
+  session_id_ = session_id;
+  region_ = nullptr;
+  ask_ = true;
+  const uint64_t before = answers_;
+  const auto answered = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return answers_ != before; };
+  mu_.AwaitWithTimeout(absl::Condition(&answered), options_.answer_timeout);
+}
+
+void StagingLink::Loop() {
+  for (;;) {
+    std::string session_id;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return ask_ || stop_; };
+      mu_.Await(absl::Condition(&wanted));
+      if (stop_) return;
+      ask_ = false;
+      asked_ = absl::Now();
+      session_id = session_id_;
+    }
+    Ask(session_id);
+  }
+}
+
+void StagingLink::Ask(const std::string& session_id) {
+  StagingRequest request;
+  std::copy_n(session_id.begin(), std::min(session_id.size(), request.session.size()),
+              request.session.begin());
+  request.bytes = options_.region_bytes;
+  auto granted =
+      RequestRegion(SideChannelPath(options_.unix_socket), request, options_.answer_timeout);
+  absl::MutexLock lock(&mu_);
+  ++answers_;
+  if (session_id != session_id_) return;  // there is another session by now, and another question
+  why_not_ = granted.status();
+  if (!granted.ok()) return;
+  auto region = std::make_shared<Region>();
+  region->id = granted->region;
+  region->session_id = session_id;
+  region->lent.resize(granted->memory.bytes().size() / options_.slot_bytes);
+  region->memory = std::move(granted->memory);
+  region_ = std::move(region);
+}
+
+std::optional<size_t> StagingLink::FreeSlot(const std::string& session_id) {
+  if (region_ == nullptr || region_->session_id != session_id) return std::nullopt;
+  const auto free = std::find(region_->lent.begin(), region_->lent.end(), false);
+  if (free == region_->lent.end()) return std::nullopt;
+  return free - region_->lent.begin();
+}
+
+std::optional<StagingLink::Slot> StagingLink::Borrow(const std::string& session_id,
+                                                     const Deadline* deadline) {
+  absl::MutexLock lock(&mu_);
+  if (deadline != nullptr) {
+    // A region that is on its way, or a slot that comes back.
+    const auto ready = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return FreeSlot(session_id).has_value() || (region_ == nullptr && !why_not_.ok());
+    };
+    mu_.AwaitWithTimeout(absl::Condition(&ready), deadline->remaining());
+  }
+  const std::optional<size_t> free = FreeSlot(session_id);
+  if (free) {
+    region_->lent[*free] = true;
+    return Slot(this, region_, *free);
+  }
+  // Refused before; by now there may be room.
+  if (region_ == nullptr && absl::Now() - asked_ > options_.retry_pause) ask_ = true;
+  return std::nullopt;
+}
+
+void StagingLink::TakeBack(Region& region, size_t index, bool clean) {
+  absl::MutexLock lock(&mu_);
+  if (clean) {
+    region.lent[index] = false;
+  } else if (region_.get() == &region) {
+    region_ = nullptr;
+    why_not_ = absl::OkStatus();  // another one is on its way
+    ask_ = true;
+  }
+}
+
+absl::Status StagingLink::why_not() const {
+  absl::MutexLock lock(&mu_);
+  return why_not_;
+}
+
+}  // namespace kvstow::client

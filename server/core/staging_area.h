@@ -1,0 +1,32 @@
+// Memory that a session shares with its client, and the part of it that one call borrows. The
+// client may write there at any moment: whoever reads copies first and believes nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace kvstow {
+
+// Lives as long as anybody uses it: the session, until it ends or is given another one, and every
+// call that borrowed a part.
+class StagingArea {
+ public:
+  virtual ~StagingArea() = default;
+  virtual std::span<std::byte> bytes() const = 0;
+};
+
+struct StagingSlot {
+  std::shared_ptr<const StagingArea> area;
+  std::span<std::byte> bytes;
+};
+
+// A slot as a client names it.
+struct SlotClaim {
+  uint32_t region = 0;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+}  // namespace kvstow

@@ -1,0 +1,48 @@
+// Contiguous pieces of a call's slot, given out in a ring by the side that writes: the daemon for a
+// Get, the worker for a Put. Pieces come back in any order; room is reused in the order it was
+// given out.
+//
+// Pure bookkeeping, touches no memory. Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+
+namespace kvstow {
+
+class SlotRing {
+ public:
+  // Of every piece: a cache line, so that both sides copy aligned.
+  static constexpr size_t kAlignment = 64;
+
+  explicit SlotRing(size_t bytes) : bytes_(bytes) {}
+
+  struct Piece {
+    uint64_t ticket = 0;  // ascending from 0
+    size_t offset = 0;
+  };
+  // None while there is no room. A piece larger than fits() is never given.
+  std::optional<Piece> Take(size_t bytes);
+  // REQUIRES: a ticket that was given out and has not come back.
+  void Give(uint64_t ticket);
+
+  // What a piece may have at most. Half of the slot, so that one is read while the next is written.
+  bool fits(size_t bytes) const { return bytes <= bytes_ / 2; }
+  bool empty() const { return pieces_.empty(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Taken {
+    size_t offset = 0;
+    bool given_back = false;
+  };
+
+  const size_t bytes_;
+  size_t head_ = 0;           // where the next piece may begin
+  std::deque<Taken> pieces_;  // oldest first; front has ticket oldest_
+  uint64_t oldest_ = 0;
+};
+
+}  // namespace kvstow

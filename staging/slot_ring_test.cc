@@ -1,0 +1,80 @@
+#include "staging/slot_ring.h"
+
+#include <map>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace kvstow {
+namespace {
+
+TEST(SlotRingTest, GivesOutTheWholeSlotAndNoMore) {
+  SlotRing ring(1024);
+  for (uint64_t i = 0; i < 4; ++i) {
+    const auto piece = ring.Take(256);
+    ASSERT_TRUE(piece);
+    EXPECT_EQ(piece->ticket, i);
+    EXPECT_EQ(piece->offset, i * 256);
+  }
+  EXPECT_FALSE(ring.Take(1));
+  ring.Give(0);
+  EXPECT_EQ(ring.Take(256)->offset, 0u);
+}
+
+TEST(SlotRingTest, RoomIsReusedInOrder) {
+  SlotRing ring(1024);
+  for (int i = 0; i < 4; ++i) ring.Take(256);
+  ring.Give(1);
+  EXPECT_FALSE(ring.Take(256)) << "piece 0 is still out, and it is the next in turn";
+  ring.Give(0);
+  EXPECT_EQ(ring.Take(512)->offset, 0u);
+}
+
+TEST(SlotRingTest, NeverGivesMoreThanHalf) {
+  SlotRing ring(1024);
+  EXPECT_TRUE(ring.fits(512));
+  EXPECT_FALSE(ring.fits(513));
+  EXPECT_FALSE(ring.Take(513));
+}
+
+TEST(SlotRingTest, OddSizesStayAligned) {
+  SlotRing ring(1000);  // no multiple of the alignment
+  std::vector<size_t> offsets;
+  while (const auto piece = ring.Take(65)) offsets.push_back(piece->offset);
+  EXPECT_EQ(offsets, (std::vector<size_t>{0, 128, 256, 384, 512, 640, 768}));
+}
+
+// Against a plain model: pieces never overlap, never leave the slot, and an empty ring always has
+// room for what fits.
+TEST(SlotRingTest, PiecesNeverOverlap) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 50; ++round) {
+    const size_t size = 512 + random() % 8192;
+    SlotRing ring(size);
+    std::map<uint64_t, std::pair<size_t, size_t>> out;  // ticket: offset, end
+    for (int step = 0; step < 2000; ++step) {
+      if (random() % 2 == 0) {
+        const size_t bytes = 1 + random() % (size / 2);
+        const auto piece = ring.Take(bytes);
+        if (!piece) {
+          EXPECT_TRUE(!out.empty() || bytes + SlotRing::kAlignment > size);
+          continue;
+        }
+        ASSERT_LE(piece->offset + bytes, size);
+        for (const auto& [ticket, range] : out) {
+          ASSERT_TRUE(piece->offset >= range.second || piece->offset + bytes <= range.first);
+        }
+        out[piece->ticket] = {piece->offset, piece->offset + bytes};
+      } else if (!out.empty()) {
+        auto it = std::next(out.begin(), random() % out.size());
+        ring.Give(it->first);
+        out.erase(it);
+      }
+      ASSERT_EQ(ring.empty(), out.empty());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvstow
