@@ -58,6 +58,15 @@ class ServiceCallTest : public ::testing::Test {
     return *service_.Get(kDefaultTenant, session_->id(), space_, {&key_, 1}, {},
                          PlaneForm::kDecoded);
   }
+  void DamageLastPlane() {
+    static const Allocation record = {
+        {0, 16}};  // the first of an empty tier begins at its first page
+    const uint64_t at = store_.Snapshot().tiers[0].record_bytes - 100;
+    std::byte byte{};
+    ASSERT_TRUE(tier_.Read(record, at, {&byte, 1}).ok());
+    byte ^= std::byte{1};
+    ASSERT_TRUE(tier_.Write(record, at, {&byte, 1}).ok());
+  }
   uint32_t Lookup() {
     return static_cast<uint32_t>(
         service_.Lookup(kDefaultTenant, session_->id(), space_, {&key_, 1}, "", {})->tiers.size());
@@ -104,6 +113,25 @@ TEST_F(ServiceCallTest, PutKeepsNothingAfterCancel) {
   EXPECT_EQ(held.use_count(), 1);
   put.reset();
   EXPECT_EQ(service_.Snapshot().staged_bytes, 0u);
+  EXPECT_EQ(Lookup(), 0u);
+}
+
+// A later plane is found damaged before an earlier one was prepared: what the client is told comes
+// before it misses anything.
+TEST_F(ServiceCallTest, DamageIsToldBeforeAnythingIsMissing) {
+  ASSERT_TRUE(Store());
+  DamageLastPlane();
+  auto get = Get();
+  std::vector<PlaneDelivery> deliveries;
+  const auto take = [&](absl::StatusOr<PlaneDelivery> d) { deliveries.push_back(*std::move(d)); };
+  get->Next(take);
+  executor_.RunAllBackwards();
+  get->Next(take);
+  executor_.RunAll();
+  ASSERT_EQ(deliveries.size(), 2u);
+  EXPECT_EQ(deliveries[0].kind, PlaneDelivery::Kind::kDamage);
+  EXPECT_EQ(deliveries[1].kind, PlaneDelivery::Kind::kEnd);
+  EXPECT_EQ(stats_.totals().checksum_failures, 1u);
   EXPECT_EQ(Lookup(), 0u);
 }
 

@@ -137,6 +137,7 @@ bool GetCall::PrepareOne() {
     held = next_block_;
     plane = planes_[next_plane_];
     const PlaneSpec& spec = space_->layout().planes()[plane];
+    slot->held = held;
     slot->delivery.block = held_[held]->index;
     slot->delivery.layer = spec.layer;
     slot->delivery.plane_kind = spec.kind;
@@ -233,16 +234,18 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
 }
 
 void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
-  const bool unwanted = absl::IsCancelled(status);
+  bool first = false;
   {
     absl::MutexLock lock(&mu_);
-    slot.delivery.kind = status.ok() ? PlaneDelivery::Kind::kPlane : PlaneDelivery::Kind::kDamage;
-    // Two planes of one block may fail at the same time on two threads: one of them tells.
-    slot.skip = unwanted || (!status.ok() && block.damaged);
-    if (!status.ok() && !unwanted) block.damaged = true;
+    slot.failed = !status.ok();
+    if (slot.failed && !absl::IsCancelled(status)) {
+      first = !block.damaged;
+      block.damaged = true;
+    }
     slot.ready = true;
   }
-  if (absl::IsDataLoss(status) && !slot.skip) context_.store.ReportDamage(*block.pin);
+  // Two planes of one block may fail at the same time on two threads: one of them reports it.
+  if (first && absl::IsDataLoss(status)) context_.store.ReportDamage(*block.pin);
   Deliver();
 }
 
@@ -258,7 +261,7 @@ bool GetCall::AtEnd() const {
 }
 
 bool GetCall::FrontReady() {
-  while (!window_.empty() && window_.front()->ready && window_.front()->skip) {
+  while (!window_.empty() && window_.front()->ready && held_[window_.front()->held]->told) {
     const auto skipped = PopFront();
     if (skipped->piece) ring_.Give(skipped->piece->ticket);
   }
@@ -268,13 +271,22 @@ bool GetCall::FrontReady() {
 PlaneDelivery GetCall::TakeFront() {
   if (window_.empty()) return {};  // the end
   const auto slot = PopFront();
-  if (slot->piece && slot->delivery.kind == PlaneDelivery::Kind::kPlane) {
-    slot->delivery.staged_at = static_cast<uint32_t>(slot->piece->offset);
-    unread_.push_back(slot->piece->ticket);
-  } else if (slot->piece) {
-    ring_.Give(slot->piece->ticket);
+  PlaneDelivery& delivery = slot->delivery;
+  if (slot->failed) {
+    // Be it the damaged plane or, earlier in the order, one that was not prepared any more: the
+    // client is told before it misses anything.
+    held_[slot->held]->told = true;
+    delivery.kind = PlaneDelivery::Kind::kDamage;
+    delivery.bytes = {};
+    if (slot->piece) ring_.Give(slot->piece->ticket);
+  } else {
+    delivery.kind = PlaneDelivery::Kind::kPlane;
+    if (slot->piece) {
+      delivery.staged_at = static_cast<uint32_t>(slot->piece->offset);
+      unread_.push_back(slot->piece->ticket);
+    }
   }
-  return std::move(slot->delivery);
+  return std::move(delivery);
 }
 
 // Hands the first plane of the window over if it is ready and somebody waits for it.

@@ -86,7 +86,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::once_flag opened;
     absl::StatusOr<RecordIndex> record;  // once opened
     BlockRotary rotary;                  // once opened
-    bool damaged = false;                // told once; later planes are skipped
+    bool damaged = false;                // guarded by mu_: no use in preparing more of it
+    bool told = false;                   // guarded by mu_: the client knows; the rest is skipped
   };
   // Bytes of a record where they lie, or a copy when they lie in pieces.
   struct RecordBytes {
@@ -97,9 +98,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   struct Slot {
     PlaneDelivery delivery;
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
+    size_t held = 0;                       // whose plane it is
     size_t bytes = 0;                      // raw, of the plane
     bool ready = false;
-    bool skip = false;
+    bool failed = false;
   };
 
   GetCall(CallContext& context, std::shared_ptr<Session> session,

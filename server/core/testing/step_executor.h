@@ -24,9 +24,10 @@ class StepExecutor : public Executor {
     return queued_;
   }
 
-  // The piece of work that is next, on the caller's stack. False when there is none.
-  bool RunOne() {
-    absl::AnyInvocable<void()> work = Pop();
+  // The piece of work that is next, or the last of its kind, on the caller's stack. False when
+  // there is none.
+  bool RunOne(bool last = false) {
+    absl::AnyInvocable<void()> work = Pop(last);
     if (!work) return false;
     work();
     return true;
@@ -36,14 +37,18 @@ class StepExecutor : public Executor {
     while (RunOne()) {
     }
   }
+  void RunAllBackwards() {
+    while (RunOne(/*last=*/true)) {
+    }
+  }
 
  private:
-  absl::AnyInvocable<void()> Pop() {
+  absl::AnyInvocable<void()> Pop(bool last) {
     absl::MutexLock lock(&mu_);
     for (auto& [priority, queue] : queues_) {
       if (queue.empty()) continue;
-      auto work = std::move(queue.front());
-      queue.pop_front();
+      auto work = std::move(last ? queue.back() : queue.front());
+      last ? queue.pop_back() : queue.pop_front();
       --queued_;
       return work;
     }

@@ -1,0 +1,418 @@
+// The one conformance suite of the data paths: a real daemon and the client library, over each.
+// What a worker puts comes back, layer by layer, whatever the sizes; calls can be started and given
+// up; and no path touches what is not its own. (process_test kills and stops the daemon on each.)
+#include <atomic>
+#include <numeric>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvstow/client.h"
+#include "tests/testing/daemon_fixture.h"
+#include "tests/testing/kv_data.h"
+
+namespace kvstow::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using Planes = std::vector<std::vector<std::byte>>;
+
+constexpr uint32_t kLayers = 3;
+
+SpaceSpec Spec(CodecId codec) {
+  SpaceSpec spec;
+  spec.model = {"transport-test", "", ""};
+  LayerGroup group;
+  for (uint32_t i = 0; i < kLayers; ++i) group.layers.push_back(i);
+  group.kv_heads = 2;
+  group.k_dim = group.v_dim = 64;
+  spec.groups = {group};
+  spec.codec.codec = codec;
+  return spec;
+}
+
+class TransportTest : public DaemonTest, public ::testing::WithParamInterface<DataPath> {
+ protected:
+  void SetUp() override {
+    StartDaemon();
+    Connect(GetParam());
+  }
+  void TearDown() override {
+    space_.reset();
+    client_.reset();
+    daemon_.reset();
+  }
+
+  ClientOptions Options(DataPath path) const {
+    ClientOptions options;
+    options.target = target();
+    options.path = path;
+    options.connect_wait = options.lookup_deadline = absl::Seconds(60);
+    options.get_deadline = options.put_deadline = absl::Seconds(60);
+    options.breaker_failures = 1000;  // the breaker has its own tests
+    return options;
+  }
+  void Connect(DataPath path, const SpaceSpec& spec = Spec(CodecId::kRaw), size_t blocks = 3) {
+    client_ = Client::Create(Options(path));
+    Open(spec, blocks);
+  }
+  void Open(const SpaceSpec& spec, size_t blocks) {
+    space_ = *client_->OpenSpace(spec);
+    keys_ = space_->Keys(std::vector<uint32_t>(blocks * spec.block_tokens, 7));
+    blocks_.clear();
+    for (size_t b = 0; b < blocks; ++b) blocks_.push_back(MakeBlock(space_->layout(), b));
+    got_.assign(blocks, Planes(space_->layout().planes().size()));
+  }
+
+  size_t Index(const PlaneSpec& plane) const {
+    return static_cast<size_t>(&plane - space_->layout().planes().data());
+  }
+  PutBlocksRequest PutRequest() {
+    PutBlocksRequest request;
+    request.keys = keys_;
+    request.source = [this](const PlaneSpec& plane, size_t block) {
+      return std::span<const std::byte>(blocks_[block][Index(plane)]);
+    };
+    return request;
+  }
+  GetBlocksRequest GetRequest() {
+    for (Planes& block : got_) block.assign(block.size(), {});
+    GetBlocksRequest request;
+    request.keys = keys_;
+    request.destination = [this](const PlaneSpec& plane, size_t block) {
+      auto& bytes = got_[block][Index(plane)];
+      bytes.resize(plane.raw_bytes);
+      return std::span<std::byte>(bytes);
+    };
+    return request;
+  }
+  void PutAll() {
+    const auto put = space_->PutBlocks(PutRequest());
+    ASSERT_EQ(put.stored, keys_.size()) << put.status;
+    EXPECT_EQ(put.path, GetParam());
+    EXPECT_EQ(put.sent_bytes, keys_.size() * space_->layout().raw_bytes());
+  }
+  void ExpectEverythingBack() {
+    const auto get = space_->GetBlocks(GetRequest());
+    ASSERT_EQ(get.usable, keys_.size()) << get.status;
+    EXPECT_EQ(get.path, GetParam());
+    EXPECT_EQ(get.received_bytes, keys_.size() * space_->layout().raw_bytes());
+    EXPECT_TRUE(got_ == blocks_);
+  }
+
+  std::unique_ptr<Client> client_;
+  std::shared_ptr<Space> space_;
+  std::vector<BlockKey> keys_;
+  std::vector<Planes> blocks_, got_;
+};
+INSTANTIATE_TEST_SUITE_P(Paths, TransportTest,
+                         ::testing::Values(DataPath::kGrpc, DataPath::kSharedMemory),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST_P(TransportTest, GivesBackWhatWasPut) {
+  PutAll();
+  ExpectEverythingBack();
+  EXPECT_EQ(client_->health().path, GetParam());
+}
+
+TEST_P(TransportTest, LossyBlocksStayWithinTheirReport) {
+  Open(Spec(CodecId::kEOptShrinkQ), 3);
+  const auto put = space_->PutBlocks(PutRequest());
+  ASSERT_EQ(put.stored, 3u) << put.status;
+  ASSERT_EQ(space_->GetBlocks(GetRequest()).usable, 3u);
+  for (size_t b = 0; b < 3; ++b) {
+    for (const PlaneSpec& plane : space_->layout().planes()) {
+      const Fidelity& told = plane.kind == PlaneKind::kK ? put.blocks[b].k : put.blocks[b].v;
+      EXPECT_LE(Nmse(blocks_[b][Index(plane)], got_[b][Index(plane)]), told.worst_nmse * 1.01);
+    }
+  }
+}
+
+TEST_P(TransportTest, LayersComeInOrderAndOnlyThoseAskedFor) {
+  PutAll();
+  GetBlocksRequest request = GetRequest();
+  request.layers = {0, 2};
+  std::vector<uint32_t> layers;
+  request.on_layer = [&](uint32_t layer, size_t usable) {
+    EXPECT_EQ(usable, 3u);
+    layers.push_back(layer);
+  };
+  EXPECT_EQ(space_->GetBlocks(request).usable, 3u);
+  EXPECT_EQ(layers, (std::vector<uint32_t>{0, 2}));
+  for (const PlaneSpec& plane : space_->layout().planes()) {
+    EXPECT_EQ(got_[2][Index(plane)].empty(), plane.layer == 1);
+  }
+}
+
+// Some fit a slot, some do not, some have odd sizes; in one call and in this order.
+TEST_P(TransportTest, PlanesOfEverySize) {
+  SpaceSpec spec = Spec(CodecId::kRaw);
+  spec.groups.clear();
+  uint32_t layer = 0;
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{9} << 20, uint64_t{65}, uint64_t{4} << 20,
+                               (uint64_t{4} << 20) + 1, uint64_t{3} << 20, uint64_t{4095}}) {
+    LayerGroup group;
+    group.layers = {layer++};
+    group.kind = LayerGroup::Kind::kOpaque;
+    group.opaque_bytes = bytes;
+    spec.groups.push_back(group);
+  }
+  Open(spec, 2);
+  PutAll();
+  ExpectEverythingBack();
+}
+
+TEST_P(TransportTest, PlanesAreFilledAndTakenInPlace) {
+  PutBlocksRequest put = PutRequest();
+  put.source = nullptr;
+  put.fill = [this](const PlaneSpec& plane, size_t block, std::span<std::byte> to) {
+    EXPECT_EQ(to.size(), plane.raw_bytes);
+    std::copy_n(blocks_[block][Index(plane)].begin(), to.size(), to.begin());
+    return true;
+  };
+  ASSERT_EQ(space_->PutBlocks(put).stored, 3u);
+  GetBlocksRequest get = GetRequest();
+  get.destination = nullptr;
+  get.take = [this](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
+    got_[block][Index(plane)].assign(from.begin(), from.end());
+  };
+  EXPECT_EQ(space_->GetBlocks(get).usable, 3u);
+  EXPECT_TRUE(got_ == blocks_);
+}
+
+TEST_P(TransportTest, FillThatGivesUpStoresNothing) {
+  PutBlocksRequest put = PutRequest();
+  put.source = nullptr;
+  put.fill = [](const PlaneSpec& plane, size_t, std::span<std::byte>) { return plane.layer == 0; };
+  const auto result = space_->PutBlocks(put);
+  EXPECT_EQ(result.stored, 0u);
+  EXPECT_EQ(result.status.code(), absl::StatusCode::kCancelled);
+  PutAll();  // nothing is pending, and the path works as before
+  ExpectEverythingBack();
+}
+
+TEST_P(TransportTest, RequestsThatCannotBe) {
+  PutBlocksRequest put = PutRequest();
+  put.fill = [](const PlaneSpec&, size_t, std::span<std::byte>) { return true; };
+  EXPECT_EQ(space_->PutBlocks(put).status.code(), absl::StatusCode::kInvalidArgument);
+  put.fill = nullptr;
+  put.source = nullptr;
+  EXPECT_EQ(space_->PutBlocks(put).status.code(), absl::StatusCode::kInvalidArgument);
+  GetBlocksRequest get = GetRequest();
+  get.take = [](const PlaneSpec&, size_t, std::span<const std::byte>) {};
+  EXPECT_EQ(space_->GetBlocks(get).status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+// More calls at a time than there are slots.
+TEST_P(TransportTest, ManyCallsAtATime) {
+  constexpr size_t kThreads = 10;
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const auto keys =
+          space_->Keys(std::vector<uint32_t>(3 * 128, static_cast<uint32_t>(100 + t)));
+      PutBlocksRequest put = PutRequest();
+      put.keys = keys;
+      for (int round = 0; round < 5; ++round) {
+        wrong += space_->PutBlocks(put).stored != (round == 0 ? 3 : 0);
+        std::vector<Planes> got(3, Planes(blocks_[0].size()));
+        GetBlocksRequest get;
+        get.keys = keys;
+        get.take = [&](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
+          got[block][Index(plane)].assign(from.begin(), from.end());
+        };
+        wrong += space_->GetBlocks(get).usable != 3 || got != blocks_;
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST_P(TransportTest, DamageIsToldAndNeverDelivered) {
+  PutAll();
+  // Far into the first record of the tier, which begins at its first page.
+  static const Allocation first = {{0, 16}};
+  std::byte byte{};
+  ASSERT_TRUE(daemon_->host_tier().Read(first, 40'000, {&byte, 1}).ok());
+  byte ^= std::byte{0x40};
+  ASSERT_TRUE(daemon_->host_tier().Write(first, 40'000, {&byte, 1}).ok());
+  const auto get = space_->GetBlocks(GetRequest());
+  EXPECT_LT(get.usable, keys_.size());
+  EXPECT_EQ(get.status.code(), absl::StatusCode::kDataLoss) << get.status;
+  for (size_t b = 0; b < get.usable; ++b) EXPECT_TRUE(got_[b] == blocks_[b]);
+  // And the path goes on.
+  PutBlocksRequest again = PutRequest();
+  EXPECT_EQ(space_->PutBlocks(again).status, absl::OkStatus());
+  ExpectEverythingBack();
+}
+
+// ---- Started calls ----
+
+TEST_P(TransportTest, StartedPutTakesLayersAsTheyAreDone) {
+  std::atomic<int> asked_early{0};
+  std::atomic<int64_t> ready{-1};
+  PutBlocksRequest request = PutRequest();
+  const auto source = request.source;
+  request.source = [&](const PlaneSpec& plane, size_t block) {
+    asked_early += plane.layer > ready;
+    return source(plane, block);
+  };
+  auto put = space_->StartPut(request);
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    EXPECT_FALSE(put->done());
+    ready = layer;
+    put->LayerReady(layer);
+  }
+  EXPECT_EQ(put->Wait().stored, 3u) << put->Wait().status;
+  EXPECT_TRUE(put->done());
+  EXPECT_EQ(asked_early, 0);
+  ExpectEverythingBack();
+}
+
+TEST_P(TransportTest, StartedPutGivenUpLeavesNothing) {
+  auto put = space_->StartPut(PutRequest());
+  put->LayerReady(0);
+  put->Cancel();
+  EXPECT_TRUE(put->done());
+  EXPECT_EQ(put->Wait().stored, 0u);
+  EXPECT_EQ(put->Wait().status.code(), absl::StatusCode::kCancelled) << put->Wait().status;
+  EXPECT_EQ(space_->Lookup(keys_).blocks, 0u);
+  PutAll();
+  ExpectEverythingBack();
+}
+
+TEST_P(TransportTest, StartedPutEndsByItsDeadline) {
+  PutBlocksRequest request = PutRequest();
+  request.deadline = absl::Milliseconds(50);
+  auto put = space_->StartPut(request);  // no layer is ever ready
+  EXPECT_EQ(put->Wait().stored, 0u);
+  EXPECT_EQ(put->Wait().status.code(), absl::StatusCode::kDeadlineExceeded) << put->Wait().status;
+}
+
+TEST_P(TransportTest, StartedGetTellsOfItsEnd) {
+  PutAll();
+  absl::Notification done;
+  size_t usable = 0;
+  auto get = space_->StartGet(GetRequest(), [&](const GetBlocksResult& result) {
+    usable = result.usable;
+    done.Notify();
+  });
+  done.WaitForNotification();
+  EXPECT_EQ(usable, 3u);
+  EXPECT_EQ(get->Wait().usable, 3u);
+  EXPECT_TRUE(got_ == blocks_);
+}
+
+// Once Cancel has returned, nothing is written any more.
+TEST_P(TransportTest, StartedGetGivenUpTouchesNothing) {
+  Open(Spec(CodecId::kRaw), 40);
+  PutAll();
+  GetBlocksRequest request = GetRequest();
+  const auto destination = request.destination;
+  absl::Notification began, go_on;
+  request.destination = [&](const PlaneSpec& plane, size_t block) {
+    if (!began.HasBeenNotified()) {
+      began.Notify();
+      go_on.WaitForNotification();
+    }
+    return destination(plane, block);
+  };
+  auto get = space_->StartGet(request);
+  began.WaitForNotification();
+  std::thread canceller([&] { get->Cancel(); });
+  go_on.Notify();
+  canceller.join();
+  EXPECT_TRUE(get->done());
+  const auto before = got_;
+  PutBlocksRequest other = PutRequest();
+  other.keys = space_->Keys(std::vector<uint32_t>(128, 3));
+  EXPECT_EQ(space_->PutBlocks(other).stored, 1u);
+  EXPECT_TRUE(got_ == before);
+  get.reset();
+  ExpectEverythingBack();
+}
+
+TEST_P(TransportTest, DroppingAStartedCallGivesItUp) {
+  space_->StartPut(PutRequest());
+  EXPECT_EQ(space_->Lookup(keys_).blocks, 0u);
+  PutAll();
+}
+
+TEST_P(TransportTest, TooManyStartedPutsAreShed) {
+  std::vector<std::unique_ptr<OngoingPut>> puts;
+  size_t shed = 0;
+  for (int i = 0; i < 300; ++i) puts.push_back(space_->StartPut(PutRequest()));
+  for (auto& put : puts) {
+    if (!put->done()) continue;
+    EXPECT_EQ(put->Wait().status.code(), absl::StatusCode::kResourceExhausted);
+    ++shed;
+  }
+  EXPECT_GE(shed, 40u);  // 256 in line, two on their way
+  // Gets have threads of their own.
+  EXPECT_TRUE(space_->StartGet(GetRequest())->Wait().status.ok());
+}
+
+// ---- The choice of the path ----
+
+class PathChoiceTest : public TransportTest {
+ protected:
+  void SetUp() override {}
+};
+INSTANTIATE_TEST_SUITE_P(Auto, PathChoiceTest, ::testing::Values(DataPath::kAuto));
+
+TEST_P(PathChoiceTest, TakesSharedMemoryWhereItCan) {
+  StartDaemon();
+  Connect(DataPath::kAuto);
+  const auto put = space_->PutBlocks(PutRequest());
+  EXPECT_EQ(put.path, DataPath::kSharedMemory) << client_->health().no_shared_memory;
+}
+
+TEST_P(PathChoiceTest, SaysWhyNot) {
+  config_.staging.budget_bytes = 0;
+  StartDaemon();
+  Connect(DataPath::kAuto);
+  EXPECT_EQ(space_->PutBlocks(PutRequest()).path, DataPath::kGrpc);
+  EXPECT_EQ(client_->health().path, DataPath::kGrpc);
+  EXPECT_THAT(std::string(client_->health().no_shared_memory.message()),
+              HasSubstr("nobody offers shared memory"));
+}
+
+TEST_P(PathChoiceTest, NotOverTcp) {
+  config_.rpc.tcp_address = "127.0.0.1:0";
+  config_.rpc.unix_socket = "";
+  config_.staging.budget_bytes = 0;
+  StartDaemon();
+  Connect(DataPath::kAuto);
+  EXPECT_EQ(space_->PutBlocks(PutRequest()).path, DataPath::kGrpc);
+  EXPECT_THAT(std::string(client_->health().no_shared_memory.message()), HasSubstr("Unix socket"));
+}
+
+TEST_P(PathChoiceTest, ANamedPathIsTakenOrTheCallMisses) {
+  config_.staging.budget_bytes = 0;
+  StartDaemon();
+  Connect(DataPath::kSharedMemory);
+  const auto put = space_->PutBlocks(PutRequest());
+  EXPECT_EQ(put.stored, 0u);
+  EXPECT_EQ(put.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(put.status.message()), HasSubstr("no shared memory"));
+  EXPECT_EQ(space_->Lookup(keys_).status, absl::OkStatus());
+}
+
+TEST_P(PathChoiceTest, AFullBudgetLeavesTheStream) {
+  config_.staging.budget_bytes = config_.staging.session_bytes;
+  StartDaemon();
+  const auto first = Client::Create(Options(DataPath::kSharedMemory));
+  const auto first_space = *first->OpenSpace(Spec(CodecId::kRaw));
+  EXPECT_EQ(first_space->Lookup(first_space->Keys(std::vector<uint32_t>(128, 1))).status,
+            absl::OkStatus());
+  Connect(DataPath::kAuto);
+  EXPECT_EQ(space_->PutBlocks(PutRequest()).path, DataPath::kGrpc);
+  EXPECT_THAT(std::string(client_->health().no_shared_memory.message()), HasSubstr("staging"));
+}
+
+}  // namespace
+}  // namespace kvstow::testing
