@@ -75,7 +75,7 @@ class GetAssemblyTest : public ::testing::Test {
 
   absl::Status Send(const v1::GetResponse& response) {
     grpc::ByteBuffer buffer = Serialize(response);
-    return TakeGetResponse(&buffer, {}, &*assembly_, &staged_segments_);
+    return TakeGetResponse(&buffer, {}, &*assembly_, &staged_);
   }
   void SendAll(const std::vector<v1::GetResponse>& responses) {
     for (const v1::GetResponse& r : responses) ASSERT_TRUE(Send(r).ok());
@@ -109,7 +109,7 @@ class GetAssemblyTest : public ::testing::Test {
   std::map<std::tuple<uint32_t, int, size_t>, std::vector<char>> memory_;
   Layers layers_;
   std::optional<GetAssembly> assembly_;
-  uint64_t staged_segments_ = 0;
+  StagedCount staged_;
 };
 
 TEST_F(GetAssemblyTest, WholeGet) {
@@ -333,7 +333,7 @@ TEST_F(GetAssemblyTest, BrokenBytes) {
     SendAll({Answers({true, true, true})});
     const grpc::Slice slice(bytes);
     grpc::ByteBuffer buffer(&slice, 1);
-    return TakeGetResponse(&buffer, {}, &*assembly_, &staged_segments_);
+    return TakeGetResponse(&buffer, {}, &*assembly_, &staged_);
   };
   for (size_t cut = 1; cut < 64; ++cut) {
     EXPECT_FALSE(feed(whole.substr(0, whole.size() - cut)).ok()) << cut;

@@ -9,6 +9,7 @@
 #include "client/get_message.h"
 #include "client/serialize.h"
 #include "kvstow/v1/kvstow.pb.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow::client {
 namespace {
@@ -28,28 +29,40 @@ v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, 
   return message;
 }
 
-// Tells the daemon what was read out of the slot since the last time. A stream that is broken, or
-// over, shows in reading.
-void TellConsumed(BulkStream* stream, uint64_t segments, uint64_t* told) {
-  if (segments == *told) return;
-  *told = segments;
-  v1::GetRequest message;
-  message.mutable_consumed()->set_segments(segments);
-  stream->Write(Serialize(message));
-}
+// Tells the daemon what was read out of the slot, once it is worth a message. A stream that is
+// broken, or over, shows in reading.
+class ConsumedTeller {
+ public:
+  ConsumedTeller(BulkStream* stream, const Slot& slot)
+      : stream_(stream), worth_(slot ? SlotRing(slot->bytes().size()).told_when_read() : 0) {}
+
+  void Tell(const StagedCount& read) {
+    if (read.bytes - told_.bytes < worth_ || read.segments == told_.segments) return;
+    told_ = read;
+    v1::GetRequest message;
+    message.mutable_consumed()->set_segments(read.segments);
+    stream_->Write(Serialize(message));
+  }
+
+ private:
+  BulkStream* const stream_;
+  const size_t worth_;
+  StagedCount told_;
+};
 
 // Reads to the stream's end, or to the first problem, or to where nothing useful can come.
 absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadline,
                      GetAssembly* assembly) {
   const std::span<const std::byte> staging = slot ? slot->bytes() : std::span<std::byte>();
-  uint64_t staged = 0, told = 0;
+  ConsumedTeller teller(stream, slot);
+  StagedCount staged;
   grpc::ByteBuffer message;
   while (stream->Read(&message)) {
     if (absl::Status s = TakeGetResponse(&message, staging, assembly, &staged); !s.ok()) return s;
     if (assembly->hopeless()) return absl::OkStatus();
     // The transport may have buffered more than the caller still has time for.
     if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
-    TellConsumed(stream, staged, &told);
+    teller.Tell(staged);
   }
   return absl::OkStatus();
 }

@@ -79,10 +79,10 @@ absl::Status TakeChunk(CodedInputStream* in, GetAssembly* assembly) {
 }
 
 absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
-                        GetAssembly* assembly, uint64_t* staged_segments) {
-  v1::StagedChunk staged;
-  if (!ReadMessage(in, &staged)) return Garbage("staged chunk");
-  for (const v1::Segment& segment : staged.segments()) {
+                        GetAssembly* assembly, StagedCount* staged) {
+  v1::StagedChunk chunk;
+  if (!ReadMessage(in, &chunk)) return Garbage("staged chunk");
+  for (const v1::Segment& segment : chunk.segments()) {
     const auto read = [&](std::byte* to, size_t length) {
       if (segment.staged_at() > slot.size() || length > slot.size() - segment.staged_at()) {
         return false;
@@ -94,15 +94,16 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
     const std::byte* const in_place =
         slot.data() + std::min<size_t>(segment.staged_at(), slot.size());
     if (absl::Status s = assembly->OnSegment(segment, read, in_place); !s.ok()) return s;
-    ++*staged_segments;
+    ++staged->segments;
+    staged->bytes += segment.length();
   }
   return absl::OkStatus();
 }
 
 absl::Status TakeField(CodedInputStream* in, uint32_t tag, std::span<const std::byte> slot,
-                       GetAssembly* assembly, uint64_t* staged_segments) {
+                       GetAssembly* assembly, StagedCount* staged) {
   if (tag == Tag(v1::GetResponse::kStagedFieldNumber)) {
-    return TakeStaged(in, slot, assembly, staged_segments);
+    return TakeStaged(in, slot, assembly, staged);
   }
   if (tag == Tag(v1::GetResponse::kChunkFieldNumber)) return TakeChunk(in, assembly);
   if (tag == Tag(v1::GetResponse::kAnswersFieldNumber)) {
@@ -119,12 +120,12 @@ absl::Status TakeField(CodedInputStream* in, uint32_t tag, std::span<const std::
 }  // namespace
 
 absl::Status TakeGetResponse(grpc::ByteBuffer* message, std::span<const std::byte> slot,
-                             GetAssembly* assembly, uint64_t* staged_segments) {
+                             GetAssembly* assembly, StagedCount* staged) {
   grpc::ProtoBufferReader reader(message);
   if (!reader.status().ok()) return Garbage("unreadable message");
   CodedInputStream in(&reader);
   while (const uint32_t tag = in.ReadTag()) {
-    if (absl::Status s = TakeField(&in, tag, slot, assembly, staged_segments); !s.ok()) return s;
+    if (absl::Status s = TakeField(&in, tag, slot, assembly, staged); !s.ok()) return s;
   }
   return in.ConsumedEntireMessage() ? absl::OkStatus() : Garbage("a message cut short");
 }

@@ -13,10 +13,16 @@
 
 namespace kvstow::client {
 
+// Of the planes that were read out of a slot.
+struct StagedCount {
+  uint64_t segments = 0, bytes = 0;
+};
+
 // Takes the message apart as a protobuf parser would, except that a chunk's segments must come
-// before its data. Staged planes are read out of `slot` and counted in `staged_segments`. INTERNAL
+// before its data. Staged planes are read out of `slot` and counted in
+// `staged`. INTERNAL
 // when the bytes are no such message or speak of places outside the slot, else as GetAssembly.
 absl::Status TakeGetResponse(grpc::ByteBuffer* message, std::span<const std::byte> slot,
-                             GetAssembly* assembly, uint64_t* staged_segments);
+                             GetAssembly* assembly, StagedCount* staged);
 
 }  // namespace kvstow::client

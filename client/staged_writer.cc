@@ -8,9 +8,6 @@
 namespace kvstow::client {
 namespace {
 
-// Of the slot that one message tells of at most: the daemon reads the first while the next are
-// written.
-constexpr size_t kMessagesASlot = 8;
 constexpr int kMaxSegments = 1024;
 
 }  // namespace
@@ -70,7 +67,7 @@ bool StagedWriter::Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) 
   segment->set_plane_bytes(bytes);
   segment->set_staged_at(piece->offset);
   message_bytes_ += bytes;
-  const bool full = message_bytes_ >= slot_.size() / kMessagesASlot ||
+  const bool full = message_bytes_ >= ring_.told_when_written() ||
                     message_.staged().segments_size() == kMaxSegments;
   return !full || Flush();
 }

@@ -86,6 +86,28 @@ absl::StatusOr<PlaneView> PlaneView::Parse(std::span<const std::byte> bytes,
   return view;
 }
 
+bool IsVerbatim(const PlaneSpec& plane, const CodecSettings& settings) {
+  return plane.is_opaque() || settings.codec == CodecId::kRaw;
+}
+
+size_t VerbatimOffset(const PlaneSpec& plane) {
+  return plane.is_opaque() ? 0 : TileTableBytes(plane);
+}
+
+EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes) {
+  EncodedPlane out;
+  out.bytes = std::move(bytes);
+  if (plane.is_opaque()) return out;
+  std::fill_n(out.bytes.begin(), TileTableBytes(plane), std::byte{0});
+  for (size_t i = 0; i < plane.heads; ++i) {
+    PackTileHead(TileHead{}, out.bytes.data() + i * kTileHeadBytes);
+    out.report.Add(TileReport{});
+  }
+  out.report.entries = plane.entries();
+  out.report.bytes = out.bytes.size();
+  return out;
+}
+
 PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
                                const RotaryTable* rotary, std::span<const std::byte> values) {
   PlaneEncodeJobs out;

@@ -45,6 +45,15 @@ struct EncodedPlane {
   QualityReport report;
 };
 
+// Planes that no codec touches: opaque ones, and those of codec `raw`. Their encoded form is a
+// table (none for opaque ones) in front of the values as they came.
+bool IsVerbatim(const PlaneSpec& plane, const CodecSettings& settings);
+// Where the values begin in it.
+size_t VerbatimOffset(const PlaneSpec& plane);
+// `bytes`: VerbatimOffset() bytes to be written here, then the values. Reports no energy, as
+// nothing was measured, and no error.
+EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes);
+
 // Whole planes, tile after tile on the calling thread. `values` is spec.raw_bytes long; `rotary` is
 // required where spec.rotary is set. INVALID_ARGUMENT as Codec.
 absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,

@@ -167,9 +167,16 @@ void Row(const char* what, const std::string& value) {
   std::printf("  %-34s %s\n", what, value.c_str());
 }
 
-void PrintTable(const DemoTrace& trace, const Space& space, const PutPhase& put,
-                const GetPhase& get, const Verdict& verdict, double attention_error,
-                const std::vector<std::string>& metrics) {
+std::string PathAndWhy(DataPath path, const Client::Health& health) {
+  if (path == DataPath::kSharedMemory) {
+    return "shm: memory shared with the daemon, which is on this host";
+  }
+  return absl::StrCat(Name(path), ": in the stream, since ", health.no_shared_memory.message());
+}
+
+void PrintTable(const DemoTrace& trace, const Space& space, const Client::Health& health,
+                const PutPhase& put, const GetPhase& get, const Verdict& verdict,
+                double attention_error, const std::vector<std::string>& metrics) {
   const uint64_t raw = space.layout().raw_bytes() * put.result.blocks.size();
   const double entries = static_cast<double>(space.layout().entries() * put.result.blocks.size());
   std::printf("\nkvstow demo: KV of a 28M-parameter Llama (%zu of its 8 layers), FP16\n",
@@ -190,6 +197,7 @@ void PrintTable(const DemoTrace& trace, const Space& space, const PutPhase& put,
   Row("relative error of V (reported)",
       absl::StrFormat("%.4f (%.4f)", verdict.v_error, verdict.v_reported));
   Row("relative error of attention output", absl::StrFormat("%.5f", attention_error));
+  Row("data path", PathAndWhy(put.result.path, health));
   Row("put, raw KV in", absl::StrFormat("%.0f MB/s", MbPerSecond(put.result.sent_bytes, put.took)));
   Row("get, raw KV out", absl::StrFormat("%.0f MB/s, first layer after %.1f ms",
                                          MbPerSecond(get.result.received_bytes, get.took),
@@ -227,7 +235,7 @@ int Run() {
   Progress("");
   for (const std::string& fault : verdict.faults) std::fprintf(stderr, "demo: %s\n", fault.c_str());
   if (!verdict.faults.empty()) return 1;
-  PrintTable(*trace, **space, put, get, verdict, attention_error, *metrics);
+  PrintTable(*trace, **space, client->health(), put, get, verdict, attention_error, *metrics);
   return 0;
 }
 

@@ -16,6 +16,7 @@ class SlotRing {
  public:
   // Of every piece: a cache line, so that both sides copy aligned.
   static constexpr size_t kAlignment = 64;
+  static constexpr size_t kPiecesAtLeast = 4;
 
   explicit SlotRing(size_t bytes) : bytes_(bytes) {}
 
@@ -28,8 +29,13 @@ class SlotRing {
   // REQUIRES: a ticket that was given out and has not come back.
   void Give(uint64_t ticket);
 
-  // What a piece may have at most. Half of the slot, so that one is read while the next is written.
-  bool fits(size_t bytes) const { return bytes <= bytes_ / 2; }
+  // What a piece may have at most. With a quarter of the slot there is room for one as soon as no
+  // more than three eighths are taken: so much may be held back, written and not told or read and
+  // not told, without ever stopping the other side.
+  bool fits(size_t bytes) const { return bytes <= bytes_ / kPiecesAtLeast; }
+  // How much is collected before the other side is told.
+  size_t told_when_written() const { return bytes_ / 8; }
+  size_t told_when_read() const { return bytes_ / 4; }
   bool empty() const { return pieces_.empty(); }
   size_t bytes() const { return bytes_; }
 

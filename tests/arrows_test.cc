@@ -38,7 +38,7 @@ const std::vector<Rule>& Rules() {
        {"grpc", "google/protobuf", "kvstow/v1", "prometheus", "spdlog", "httplib"}},
       {"server/tiers", {"space", "codec", "gpu/api", "server/core", "server/tiers"}, kTransport},
       {"server/rpc",
-       {"space", "codec", "server/core", "server/rpc"},
+       {"space", "codec", "staging/slot_ring.h", "server/core", "server/rpc"},
        {"prometheus", "spdlog", "cuda"}},
       {"server/obs",
        {"space", "codec", "server/core", "server/obs"},

@@ -75,7 +75,7 @@ class ServiceCallTest : public ::testing::Test {
   FakeClock clock_;
   FakeRandom random_;
   RecordingStats stats_;
-  StepExecutor executor_;
+  StepExecutor executor_{2};
   MemoryTier tier_{64, 4096, 64};
   kvstow::Store store_{{}, {&tier_}, &clock_, &random_, &stats_};
   TiledPlaneCodec codec_{CpuCodec(), &executor_, &clock_, &stats_};

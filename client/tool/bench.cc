@@ -36,12 +36,12 @@ std::string Human(const BenchTotals& t, double seconds) {
                absl::StrFormat("%.3f", op.bytes / 1e9 / std::max(op.busy(), 1e-9)), at(0.5),
                at(0.9), at(0.99), at(1)});
   }
-  std::string out = table.Render();
+  std::string out = absl::StrCat(table.Render(), "\ndata path: ", Name(t.path), "\n");
   if (t.stored_blocks > 0) {
     const uint64_t n = t.stored_blocks;
     absl::StrAppendFormat(
         &out,
-        "\nstored %s blocks, %s as %s, %.2fx smaller\nK %.2f bits an entry, NMSE %.2e, centred "
+        "stored %s blocks, %s as %s, %.2fx smaller\nK %.2f bits an entry, NMSE %.2e, centred "
         "%.2e\nV %.2f bits an entry, NMSE %.2e, centred %.2e\n",
         Count(n), Bytes(t.stored_raw_bytes), Bytes(t.record_bytes),
         Mean(t.stored_raw_bytes, t.record_bytes), Mean(t.k_bits, n), Mean(t.k_nmse, n),
@@ -67,12 +67,12 @@ std::string Json(const BenchTotals& t, double seconds, absl::string_view data) {
   }
   const uint64_t n = t.stored_blocks;
   return absl::StrFormat(
-      R"({"data":"%s","seconds":%.3f,%s,"stored_blocks":%d,"stored_raw_bytes":%d,)"
+      R"({"data":"%s","path":"%s","seconds":%.3f,%s,"stored_blocks":%d,"stored_raw_bytes":%d,)"
       R"("record_bytes":%d,"k":{"bits_per_entry":%.4f,"nmse":%.6e,"centred_nmse":%.6e},)"
       R"("v":{"bits_per_entry":%.4f,"nmse":%.6e,"centred_nmse":%.6e},"first_failure":"%s"})"
       "\n",
-      data, seconds, absl::StrJoin(ops, ","), n, t.stored_raw_bytes, t.record_bytes,
-      Mean(t.k_bits, n), Mean(t.k_nmse, n), Mean(t.k_centred, n), Mean(t.v_bits, n),
+      data, std::string(Name(t.path)), seconds, absl::StrJoin(ops, ","), n, t.stored_raw_bytes,
+      t.record_bytes, Mean(t.k_bits, n), Mean(t.k_nmse, n), Mean(t.k_centred, n), Mean(t.v_bits, n),
       Mean(t.v_nmse, n), Mean(t.v_centred, n), absl::CEscape(t.first_error));
 }
 
@@ -87,6 +87,7 @@ class Bench : public Command {
            "Examples:\n"
            "  kvstow bench --seconds=10 --threads=2\n"
            "  kvstow bench --mix=put,get,get,get,lookup --blocks=16 --layers=32\n"
+           "  for p in grpc shm; do kvstow bench --path=$p --codec=raw; done\n"
            "  kvstow bench --trace_k=K.npy --trace_v=V.npy --inv_freq=F.npy --ops=100 --json\n";
   }
   void AddFlags(FlagSet* flags) override {

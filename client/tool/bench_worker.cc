@@ -35,6 +35,7 @@ void BenchTotals::Add(const BenchTotals& other) {
   v_bits += other.v_bits;
   k_nmse += other.k_nmse;
   k_centred += other.k_centred;
+  path = other.path;
   v_nmse += other.v_nmse;
   v_centred += other.v_centred;
   if (first_error.empty()) first_error = other.first_error;
@@ -76,6 +77,7 @@ void BenchWorker::Put() {
   };
   const auto start = Clock::now();
   const PutBlocksResult result = space_->PutBlocks(request);
+  totals_.path = result.path;
   if (!result.status.ok()) {
     ++tally(BenchOp::kPut).failures;
     return Note(result.status);
@@ -112,6 +114,7 @@ void BenchWorker::Get() {
   };
   const auto start = Clock::now();
   const GetBlocksResult result = space_->GetBlocks(request);
+  totals_.path = result.path;
   tally(BenchOp::kGet).bytes += result.received_bytes;
   if (result.status.ok() && result.usable == request.keys.size()) {
     tally(BenchOp::kGet).seconds.push_back(Since(start));

@@ -31,6 +31,7 @@ struct BenchTally {
 };
 
 struct BenchTotals {
+  DataPath path = DataPath::kAuto;  // of the last call
   std::array<BenchTally, 3> ops;
   uint64_t stored_blocks = 0, stored_raw_bytes = 0, record_bytes = 0;
   // Sums over stored blocks, to be divided by their number.

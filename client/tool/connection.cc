@@ -21,6 +21,8 @@ void Connection::AddFlags(FlagSet* flags) {
   flags->Group("Connection");
   flags->Add("target", &target,
              "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
+  flags->Add("path", &path, {"auto", "grpc", "shm"},
+             "How KV travels: in the stream, or through memory shared with a daemon on this host");
   flags->Add("deadline", &deadline, "Longest that a call may take, 500ms or 30s say");
 }
 
@@ -28,6 +30,9 @@ std::unique_ptr<Client> Connection::MakeClient() const {
   ClientOptions options;
   options.target = target;
   options.client_name = "kvstow";
+  for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory}) {
+    if (path == Name(each)) options.path = each;
+  }
   options.lookup_deadline = options.get_deadline = options.put_deadline = deadline;
   options.control_deadline = options.connect_wait = deadline;
   return Client::Create(options);

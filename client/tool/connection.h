@@ -18,7 +18,8 @@
 namespace kvstow::tool {
 
 struct Connection {
-  std::string target;                           // $KVSTOW_TARGET, else the default socket
+  std::string target;  // $KVSTOW_TARGET, else the default socket
+  std::string path = "auto";
   absl::Duration deadline = absl::Seconds(30);  // of each call
 
   Connection();

@@ -19,6 +19,17 @@ std::vector<std::unique_ptr<Task>> TakeBatch(std::deque<std::unique_ptr<Task>>& 
 
 }  // namespace
 
+namespace {
+
+bool IsAllRaw(const PlaneView& view) {
+  for (size_t i = 0; i < view.tiles(); ++i) {
+    if (view.head(i).mode != TileMode::kRaw) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 struct BatchedPlaneCodec::EncodeTask {
   PlaneEncodeWork* work = nullptr;
   Done done;
@@ -42,8 +53,7 @@ BatchedPlaneCodec::BatchedPlaneCodec(std::vector<Codec*> codecs, PlaneCodec* fal
 BatchedPlaneCodec::~BatchedPlaneCodec() = default;
 
 void BatchedPlaneCodec::Encode(PlaneEncodeWork* work, Done done) {
-  // An opaque plane has no tiles for a device.
-  if (work->spec->is_opaque() || !healthy()) {
+  if (!healthy()) {
     fallback_.Encode(work, std::move(done));
     return;
   }
@@ -65,6 +75,11 @@ void BatchedPlaneCodec::Decode(PlaneDecodeWork* work, Done done) {
   auto view = PlaneView::Parse(work->encoded, *work->spec);
   if (!view.ok()) {
     done(view.status());
+    return;
+  }
+  // A copy needs no device.
+  if (IsAllRaw(*view)) {
+    fallback_.Decode(work, std::move(done));
     return;
   }
   auto task = std::make_unique<DecodeTask>();

@@ -13,6 +13,8 @@ namespace {
 // How far a call decodes ahead of its reader: enough to keep every worker busy, little enough that
 // a stalled reader holds little.
 constexpr size_t kWindowBytes = size_t{8} << 20;
+// How many a thread prepares before it looks whether something else waits.
+constexpr size_t kPlanesATurn = 16;
 // What a plane counts at least: small ones cost something, too.
 constexpr size_t kLeastCost = 4096;
 
@@ -122,38 +124,55 @@ void GetCall::Next(OnPlane on_plane) {
 }
 
 void GetCall::Prepare() {
-  while (PrepareOne()) {
+  while (auto job = NextJob(Runner::kNew)) {
+    context_.executor.Schedule(WorkPriority::kGet,
+                               [self = shared_from_this(), job = *std::move(job)]() mutable {
+                                 self->Run(std::move(job));
+                               });
   }
 }
 
-// Schedules one more plane; false when the window is full or nothing is left.
-bool GetCall::PrepareOne() {
-  auto slot = std::make_shared<Slot>();
-  size_t held, plane;
-  {
-    absl::MutexLock lock(&mu_);
-    if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return false;
-    if (window_bytes_ >= kWindowBytes && !window_.empty()) return false;
-    held = next_block_;
-    plane = planes_[next_plane_];
-    const PlaneSpec& spec = space_->layout().planes()[plane];
-    slot->held = held;
-    slot->delivery.block = held_[held]->index;
-    slot->delivery.layer = spec.layer;
-    slot->delivery.plane_kind = spec.kind;
-    if (!Place(spec, *slot)) return false;
-    if (++next_block_ == held_.size()) {
-      next_block_ = 0;
-      ++next_plane_;
-    }
-    slot->bytes = std::max(spec.raw_bytes, kLeastCost);
-    window_.push_back(slot);
-    window_bytes_ += slot->bytes;
+void GetCall::Run(Job job) {
+  // What others scheduled meanwhile has its turn now and then.
+  for (size_t planes = 0; planes < kPlanesATurn; ++planes) {
+    Produce(job);
+    auto next = NextJob(Runner::kRunning);
+    if (!next) return;
+    job = *std::move(next);
   }
-  context_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this(), slot, held, plane] {
-    self->Produce(slot, held, plane);
-  });
-  return true;
+  context_.executor.Schedule(
+      WorkPriority::kGet,
+      [self = shared_from_this(), job = std::move(job)]() mutable { self->Run(std::move(job)); });
+}
+
+std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
+  absl::MutexLock lock(&mu_);
+  if (runner == Runner::kNew && runners_ == context_.executor.concurrency()) return std::nullopt;
+  auto job = NextJobLocked();
+  if (job && runner == Runner::kNew) ++runners_;
+  if (!job && runner == Runner::kRunning) --runners_;
+  return job;
+}
+
+std::optional<GetCall::Job> GetCall::NextJobLocked() {
+  if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return std::nullopt;
+  if (window_bytes_ >= kWindowBytes && !window_.empty()) return std::nullopt;
+  Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
+  Slot& slot = *job.slot;
+  const PlaneSpec& spec = space_->layout().planes()[job.plane];
+  slot.held = job.held;
+  slot.delivery.block = held_[job.held]->index;
+  slot.delivery.layer = spec.layer;
+  slot.delivery.plane_kind = spec.kind;
+  if (!Place(spec, slot)) return std::nullopt;
+  if (++next_block_ == held_.size()) {
+    next_block_ = 0;
+    ++next_plane_;
+  }
+  slot.bytes = std::max(spec.raw_bytes, kLeastCost);
+  window_.push_back(job.slot);
+  window_bytes_ += slot.bytes;
+  return job;
 }
 
 bool GetCall::Place(const PlaneSpec& spec, Slot& slot) {
@@ -168,7 +187,8 @@ std::span<std::byte> GetCall::StagedBytes(const Slot& slot, size_t bytes) const 
   return staging_.bytes.subspan(slot.piece->offset, bytes);
 }
 
-void GetCall::Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane) {
+void GetCall::Produce(const Job& job) {
+  const auto& [slot, held, plane] = job;
   HeldBlock& block = *held_[held];
   if (IsUnwanted(block)) {
     Finish(*slot, block, absl::CancelledError());
@@ -306,13 +326,6 @@ void GetCall::Deliver() {
   // Only skipped planes were in the window, so nobody else prepares the next.
   if (window_ran_dry) Prepare();
   if (on_plane) on_plane(std::move(delivery));
-}
-
-std::optional<PlaneDelivery> GetCall::TryNext() {
-  Prepare();
-  absl::MutexLock lock(&mu_);
-  if (cancelled_ || !FrontReady()) return std::nullopt;
-  return TakeFront();
 }
 
 absl::Status GetCall::Consumed(uint64_t planes) {

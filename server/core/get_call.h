@@ -7,8 +7,8 @@
 // With a staging slot, planes are decoded straight into it, or copied there in encoded form; one
 // too large for it is delivered in memory of its own like those of a call without a slot.
 //
-// Thread safety: the transport calls Next and TryNext from one thread at a time, and neither before
-// the callback of the last Next came; Consumed and Cancel from any. Callbacks come on executor
+// Thread safety: the transport calls Next from one thread at a time, again only after its callback
+// came; Consumed and Cancel from any. Callbacks come on executor
 // threads or, when a plane is ready, on the caller's stack.
 #pragma once
 
@@ -67,9 +67,6 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
-  // The next one if it is ready.
-  std::optional<PlaneDelivery> TryNext();
-
   // The client has read so many of the staged planes that it was given, from the first on; their
   // room is used again. INVALID_ARGUMENT for more than it was given.
   absl::Status Consumed(uint64_t planes);
@@ -120,13 +117,25 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // UNAVAILABLE and the like when the tier could not be read.
   static absl::StatusOr<RecordBytes> BytesAt(const std::shared_ptr<const Store::Pin>& pin,
                                              uint64_t offset, uint64_t size);
+  // A plane to prepare.
+  struct Job {
+    std::shared_ptr<Slot> slot;
+    size_t held, plane;
+  };
+  // Puts runners to work, a thread each at most, while there is something to prepare.
   void Prepare();
-  bool PrepareOne() ABSL_LOCKS_EXCLUDED(mu_);
+  // One runner: prepares plane after plane as long as the window has room.
+  void Run(Job job);
+  // The next plane, placed in the window; none when that is full or nothing is left. `runner` says
+  // who asks: a new one that will begin with it, or one that ends without it.
+  enum class Runner { kNew, kRunning };
+  std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Finds the plane its place in the staging slot, where there is one that could hold it; false
   // when there is no room now.
   bool Place(const PlaneSpec& spec, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
-  void Produce(const std::shared_ptr<Slot>& slot, size_t held, size_t plane);
+  void Produce(const Job& job);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
   // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
   absl::StatusOr<RecordBytes> Fetch(HeldBlock& block, size_t plane) const;
@@ -154,6 +163,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The next plane to prepare.
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_

@@ -44,7 +44,8 @@ class PlaneCodec {
   virtual absl::string_view device() const = 0;
   virtual absl::string_view description() const = 0;
 
-  // May be called on any thread: does no codec work on it. INVALID_ARGUMENT as Codec::Encode.
+  // Not for planes that are IsVerbatim(). May be called on any thread: does no codec work on it.
+  // INVALID_ARGUMENT as Codec::Encode.
   virtual void Encode(PlaneEncodeWork* work, Done done) = 0;
   // To be called on executor threads: may do the work there. DATA_LOSS for bytes that are no plane
   // of the spec.

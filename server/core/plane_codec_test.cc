@@ -54,11 +54,7 @@ class PlaneCodecTest : public ::testing::TestWithParam<bool> {
     kv.layers = {0};
     kv.kv_heads = kHeads;
     kv.k_dim = kv.v_dim = 64;
-    LayerGroup opaque;
-    opaque.layers = {1};
-    opaque.kind = LayerGroup::Kind::kOpaque;
-    opaque.opaque_bytes = 1000;
-    spec.groups = {kv, opaque};
+    spec.groups = {kv};
     return spec;
   }
 

@@ -10,15 +10,17 @@
 namespace kvstow {
 
 struct PutCall::PlaneWork {
-  PlaneWork(CallContext& context, size_t bytes)
-      : context(context), size(bytes), raw(new std::byte[bytes]) {
+  // Room for the values, and in front of them for what their encoded form may begin with.
+  PlaneWork(CallContext& context, const PlaneSpec& spec)
+      : context(context), size(spec.raw_bytes), raw(VerbatimOffset(spec) + size) {
     context.inflight.Take(size);
   }
   ~PlaneWork() { context.inflight.Give(size); }
 
   CallContext& context;
   const size_t size;
-  std::unique_ptr<std::byte[]> raw;
+  std::span<std::byte> values() { return std::span(raw).last(size); }
+  std::vector<std::byte> raw;
   size_t plane = 0;
   size_t block = 0;  // into wanted_
   PlaneEncodeWork encode;
@@ -140,11 +142,11 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
 void PutCall::CopyInto(const PlaneSegment& segment,
                        std::span<const std::span<const std::byte>>& data, size_t& skip) {
   if (filling_ == nullptr) {
-    filling_ = std::make_shared<PlaneWork>(context_, plane(next_plane_).raw_bytes);
+    filling_ = std::make_shared<PlaneWork>(context_, plane(next_plane_));
     filling_->plane = next_plane_;
     filling_->block = next_block_;
   }
-  std::byte* out = filling_->raw.get() + next_offset_;
+  std::byte* out = filling_->values().data() + next_offset_;
   for (size_t left = segment.length; left > 0;) {
     const auto piece = data.front().subspan(skip);
     const size_t n = std::min(left, piece.size());
@@ -170,11 +172,16 @@ void PutCall::StartEncoding() {
   work->encode.spec = &plane(work->plane);
   work->encode.settings = &space_->layout().spec().codec;
   work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
-  work->encode.values = {work->raw.get(), work->size};
+  work->encode.values = work->values();
   work->encode.unwanted = &unwanted_;
   {
     absl::MutexLock lock(&mu_);
     ++encoding_;
+  }
+  if (IsVerbatim(plane(work->plane), space_->layout().spec().codec)) {
+    work->encode.encoded = FinishVerbatim(plane(work->plane), std::move(work->raw));
+    OnEncoded(std::move(work), absl::OkStatus());
+    return;
   }
   PlaneEncodeWork* const encode = &work->encode;
   context_.codec.Encode(encode, [self = shared_from_this(),

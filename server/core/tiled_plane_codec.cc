@@ -22,21 +22,13 @@ struct TiledPlaneCodec::Task {
     absl::MutexLock lock(&mu);
     status.Update(why);
   }
-  // An opaque plane has no tiles: its record form is its bytes.
-  void Assemble() {
-    if (work->spec->is_opaque()) {
-      work->encoded.bytes.assign(work->values.begin(), work->values.end());
-    } else {
-      work->encoded = AssemblePlane(*work->spec, jobs);
-    }
-  }
   void Finish() {
     absl::Status result;
     {
       absl::MutexLock lock(&mu);
       result = status;
     }
-    if (result.ok()) Assemble();
+    if (result.ok()) work->encoded = AssemblePlane(*work->spec, jobs);
     done(std::move(result));
   }
 };

@@ -12,6 +12,7 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/wire.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow {
 namespace {
@@ -20,8 +21,8 @@ namespace {
 constexpr int kMaxSegments = 1024;
 
 // A chain of single steps: ask for a plane, put it into the message, write the message when it is
-// full, or when nothing is ready that could go with it, go on when it is written. So nothing but
-// the reading of what the client has consumed, and End, runs beside it.
+// full or its layer is, go on when it is written. So nothing but the reading of what the client has
+// consumed, and End, runs beside it.
 class GetReactor final
     : public BulkReactor<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
@@ -97,8 +98,11 @@ class GetReactor final
     const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
     KVSTOW_ASSIGN_OR_RETURN(
         auto get, rpc_.service->Get(tenant_, session, request.space(), keys, layers, form, slot));
-    uses_slot_ = slot.has_value();
-    if (uses_slot_) UsePath("shm");
+    if (slot) {
+      UsePath("shm");
+      uses_slot_ = true;
+      told_when_written_ = SlotRing(slot->bytes).told_when_written();
+    }
     {
       absl::MutexLock lock(&mu_);
       get_ = get;
@@ -119,7 +123,7 @@ class GetReactor final
         AddPlane();
       }
       if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
-          staged_.segments_size() == kMaxSegments) {
+          staged_bytes_ >= told_when_written_ || staged_.segments_size() == kMaxSegments) {
         return WriteCollected();
       }
       if (news_) {
@@ -127,28 +131,16 @@ class GetReactor final
         news_.reset();
         return Write(news);
       }
-      more = TakeNext();
+      more = Ask() && Take(std::move(answer_));
     }
   }
 
   // Whether what was collected must be written before this plane: staged planes and chunks keep
   // their order, and a layer does not wait for the next one.
   bool MustGoFirst(const PlaneDelivery& plane) const {
-    if (plane.staged_at) return !chunk_.empty();
-    return staged_.segments_size() > 0 ||
-           (!chunk_.empty() && chunk_.front().segment.layer != plane.layer);
-  }
-
-  // Whether to go on.
-  bool TakeNext() {
-    if (staged_.segments_size() == 0) return Ask() && Take(std::move(answer_));
-    // Nothing that is there waits for what is not.
-    const auto get = this->get();
-    if (get == nullptr) return false;
-    auto ready = get->TryNext();
-    if (ready) return Take(*std::move(ready));
-    WriteCollected();
-    return false;
+    const bool staged = staged_.segments_size() > 0;
+    if (chunk_.empty() && !staged) return false;
+    return staged != plane.staged_at.has_value() || layer_ != plane.layer;
   }
 
   // True when the answer came at once.
@@ -201,6 +193,7 @@ class GetReactor final
   // Names the plane where it lies, or moves as much of it into the chunk as fits; lets it go when
   // it is used up.
   void AddPlane() {
+    layer_ = plane_->layer;
     if (plane_->staged_at) {
       ToProto(SegmentOf(0, plane_->bytes.size()), staged_.add_segments());
       staged_bytes_ += plane_->bytes.size();
@@ -295,6 +288,8 @@ class GetReactor final
 
   // Of the chain.
   bool uses_slot_ = false;
+  size_t told_when_written_ = SIZE_MAX;
+  uint32_t layer_ = 0;  // of what was collected
   grpc::ByteBuffer outgoing_;
   std::optional<PlaneDelivery> plane_;
   size_t plane_offset_ = 0;

@@ -25,7 +25,7 @@ NEWEST = "1.37"
 
 GIB = 1 << 30
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# What a daemon takes besides tiers, limits.inflight and limits.staged: docs/operations.md, Memory.
+# What a daemon takes besides tiers, limits.inflight, limits.staged and staging.total: docs/operations.md, Memory.
 MARGIN = GIB
 # How long after its grace period a daemon that hangs ends itself: server/app/main.cc, alarm().
 WATCHDOG_SECONDS = 20
@@ -236,7 +236,7 @@ class AgreementTest(unittest.TestCase):
             daemon = kvstowd_of(pod)
             in_memory = {v["name"]: size(v["emptyDir"]["sizeLimit"]) for v in pod["spec"]["volumes"]
                          if v.get("emptyDir", {}).get("medium") == "Memory"}
-            need = sum(size(setting(config, s)) for s in ("host_tier", "inflight", "staged")) + MARGIN
+            need = sum(size(setting(config, s)) for s in ("host_tier", "inflight", "staged", "total")) + MARGIN
             need += sum(in_memory.get(m["name"], 0) for m in daemon["volumeMounts"])
             resources = daemon["resources"]
             self.assertGreaterEqual(size(resources["limits"]["memory"]), need, name)

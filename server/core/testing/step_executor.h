@@ -13,12 +13,15 @@ namespace kvstow {
 
 class StepExecutor : public Executor {
  public:
+  // How many threads it says that it has.
+  explicit StepExecutor(size_t concurrency = 1) : concurrency_(concurrency) {}
+
   void Schedule(WorkPriority priority, absl::AnyInvocable<void()> work) override {
     absl::MutexLock lock(&mu_);
     queues_[priority].push_back(std::move(work));
     ++queued_;
   }
-  size_t concurrency() const override { return 1; }
+  size_t concurrency() const override { return concurrency_; }
   size_t queue_depth() const override {
     absl::MutexLock lock(&mu_);
     return queued_;
@@ -55,6 +58,7 @@ class StepExecutor : public Executor {
     return nullptr;
   }
 
+  const size_t concurrency_;
   mutable absl::Mutex mu_;
   std::map<WorkPriority, std::deque<absl::AnyInvocable<void()>>> queues_ ABSL_GUARDED_BY(mu_);
   size_t queued_ ABSL_GUARDED_BY(mu_) = 0;
