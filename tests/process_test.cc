@@ -321,6 +321,13 @@ TEST_P(ProcessTest, StartUpLineSaysWhatWasChosen) {
   }
 }
 
+// The C ABI, in a process of its own (tests/c_api_test.c).
+TEST_P(ProcessTest, ACProgramWorksWithTheDaemon) {
+  PutAll();
+  const std::string out = dir_.path() + "/c";
+  EXPECT_EQ(Process({C_PROGRAM, "unix:" + socket_}, out).Wait(), 0) << ReadFile(out);
+}
+
 TEST(DaemonCommandTest, ChecksItsConfiguration) {
   TempDir dir;
   const std::string out = dir.path() + "/out", config = dir.path() + "/c.textproto";
