@@ -21,6 +21,12 @@ void KeepGrpcUp() {
   static_cast<void>(kept);
 }
 
+// The daemon is there: connections that failed before it came need not sit their pause out.
+void Reconnect(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+  channel->WaitForConnected(Deadline::In(absl::Milliseconds(200)).AsTimespec());
+}
+
 // Calls in line for a thread, of a kind: what is behind so many is late anyway.
 constexpr size_t kMaxWaiting = 256;
 
@@ -53,16 +59,19 @@ DaemonLink::DaemonLink(ClientOptions options)
     : options_(std::move(options)),
       channel_(MakeChannel(options_.target)),
       put_channel_(MakeChannel(options_.target)),
+      session_channel_(MakeChannel(options_.target)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       staging_({.unix_socket = SocketOf(options_)}),
       get_threads_(options_.get_threads, kMaxWaiting),
       put_threads_(options_.put_threads, kMaxWaiting),
-      sessions_(channel_,
+      sessions_(session_channel_,
                 {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}
 
 void DaemonLink::OnSession(const Session& session) {
+  Reconnect(channel_);
+  Reconnect(put_channel_);
   staging_.OnSession(session.id);
   absl::MutexLock lock(&mu_);
   // Another process: what the old one failed to do says nothing of it.

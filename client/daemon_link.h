@@ -68,6 +68,9 @@ class DaemonLink {
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::shared_ptr<grpc::Channel> put_channel_;
+  // The session's thread waits on its connection all the time: on a shared one it would get other
+  // calls' answers and have to wake their threads.
+  const std::shared_ptr<grpc::Channel> session_channel_;
   CircuitBreaker breaker_;
   StagingLink staging_;
   CallThreads get_threads_, put_threads_;
