@@ -3,6 +3,7 @@
 #include <kvstow/client.h>
 
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <vector>
 
@@ -17,25 +18,42 @@ int main(int argc, char** argv) {
   auto space = client->OpenSpace(spec);
   if (!space.ok()) return 1;  // a spec that can never work; nothing else fails
 
-  std::map<std::pair<uint32_t, size_t>, std::vector<std::byte>> pages;  // K by layer and block
-  const auto page = [&](const kvstow::PlaneSpec& plane, size_t block) {
-    auto& bytes = pages[{2 * plane.layer + (plane.kind == kvstow::PlaneKind::kV), block}];
-    bytes.resize(plane.raw_bytes);
-    return std::span<std::byte>(bytes);
-  };
-
   std::vector<uint32_t> prompt(512, 7);
   auto keys = (*space)->Keys(prompt);
-  kvstow::Match match = (*space)->Lookup(keys);
-  kvstow::GetBlocksResult got = (*space)->GetBlocks(
-      {.keys = {keys.begin(), keys.begin() + match.blocks},
-       .destination = page,
-       .on_layer = [](uint32_t layer, size_t) { std::printf("layer %u may start\n", layer); }});
-  client->Release(match.lease);
-  std::printf("%zu tokens need no prefill\n", got.usable * spec.block_tokens);
+  std::map<std::tuple<uint32_t, kvstow::PlaneKind, size_t>, std::vector<std::byte>> pages;
+  for (const kvstow::PlaneSpec& plane : (*space)->layout().planes()) {
+    for (size_t b = 0; b < keys.size(); ++b)
+      pages[{plane.layer, plane.kind, b}].resize(plane.raw_bytes);
+  }
 
-  // ... prefill the rest ..., then store it for the next prompt with this prefix:
-  kvstow::PutBlocksResult put = (*space)->PutBlocks({.keys = keys, .source = page});
-  std::printf("%zu blocks stored, %zu were there (%s)\n", put.stored, put.existed,
-              put.status.ToString().c_str());
+  // Layer by layer, while the engine already computes with the layers that came.
+  kvstow::Match match = (*space)->Lookup(keys);
+  auto get = (*space)->StartGet(
+      {.keys = {keys.begin(), keys.begin() + match.blocks},
+       .destination = nullptr,
+       .take =
+           [&](const kvstow::PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
+             auto& page = pages.at({plane.layer, plane.kind, block});
+             std::memcpy(page.data(), from.data(), from.size());  // or ScatterPlane, kvstow/pages.h
+           },
+       .on_layer = [](uint32_t layer, size_t) { std::printf("layer %u may start\n", layer); }});
+  const size_t reused = get->Wait().usable;
+  client->Release(match.lease);
+  std::printf("%zu tokens need no prefill\n", reused * spec.block_tokens);
+
+  // The rest is prefilled, and stored for the next prompt with this prefix while it is.
+  auto put = (*space)->StartPut(
+      {.keys = keys,
+       .source = nullptr,
+       .fill = [&](const kvstow::PlaneSpec& plane, size_t block, std::span<std::byte> to) {
+         std::memcpy(to.data(), pages.at({plane.layer, plane.kind, block}).data(), to.size());
+         return true;
+       }});
+  for (uint32_t layer = 0; layer < 4; ++layer) {
+    // ... compute the layer ...
+    put->LayerReady(layer);
+  }
+  const kvstow::PutBlocksResult& result = put->Wait();
+  std::printf("%zu blocks stored, %zu were there (%s)\n", result.stored, result.existed,
+              result.status.ToString().c_str());
 }
