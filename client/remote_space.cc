@@ -123,6 +123,20 @@ GetBlocksResult RemoteSpace::GetBlocks(const GetBlocksRequest& request) {
   return Get(request, Deadline::In(request.deadline, link_->options().get_deadline), nullptr);
 }
 
+void RemoteSpace::Prefetch(std::span<const BlockKey> keys) {
+  if (keys.empty()) return;
+  const auto deadline = Deadline::In(link_->options().control_deadline);
+  v1::PrefetchRequest request;
+  v1::PrefetchResponse response;
+  Call(DaemonLink::Work::kNew, deadline, [&](const SpaceHandle& handle) {
+    request.set_session_id(handle.session_id);
+    request.set_space(handle.space);
+    request.set_keys(
+        ToBytes(keys.first(std::min<size_t>(keys.size(), handle.max_keys_per_lookup))));
+    return link_->Unary("Prefetch", request, deadline, &response);
+  }).IgnoreError();
+}
+
 std::unique_ptr<OngoingPut> RemoteSpace::StartPut(
     PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) {
   PutBlocksResult shed;

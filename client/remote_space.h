@@ -30,6 +30,7 @@ class RemoteSpace : public Space, public std::enable_shared_from_this<RemoteSpac
   Match Lookup(std::span<const BlockKey> keys, const LookupOptions& options) override;
   PutBlocksResult PutBlocks(const PutBlocksRequest& request) override;
   GetBlocksResult GetBlocks(const GetBlocksRequest& request) override;
+  void Prefetch(std::span<const BlockKey> keys) override;
   std::unique_ptr<OngoingPut> StartPut(
       PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) override;
   std::unique_ptr<OngoingGet> StartGet(

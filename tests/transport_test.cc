@@ -254,6 +254,13 @@ TEST_P(TransportTest, DamageIsToldAndNeverDelivered) {
   ExpectEverythingBack();
 }
 
+TEST_P(TransportTest, PrefetchIsAHint) {
+  space_->Prefetch(keys_);  // nothing is there, and there is one tier
+  PutAll();
+  space_->Prefetch(keys_);
+  ExpectEverythingBack();
+}
+
 // ---- Started calls ----
 
 TEST_P(TransportTest, StartedPutTakesLayersAsTheyAreDone) {

@@ -202,10 +202,13 @@ class Space {
   virtual PutBlocksResult PutBlocks(const PutBlocksRequest& request) = 0;
   // Gets at most the daemon's limit of blocks a call; `usable` tells.
   virtual GetBlocksResult GetBlocks(const GetBlocksRequest& request) = 0;
+  // These blocks will be wanted soon: what the daemon keeps in slower memory is moved up meanwhile.
+  // Best effort, returns when the daemon has heard of it.
+  virtual void Prefetch(std::span<const BlockKey> keys) = 0;
 
-  // The same without waiting: deadlines count from here. A Put asks for the planes of a layer after
-  // its LayerReady. `on_done` is the last callback. Puts that cannot even wait in line, since too
-  // many do, are not stored: RESOURCE_EXHAUSTED.
+  // PutBlocks and GetBlocks without waiting: deadlines count from here. A Put asks for the planes
+  // of a layer after its LayerReady. `on_done` is the last callback. Puts that cannot even wait in
+  // line, since too many do, are not stored: RESOURCE_EXHAUSTED.
   virtual std::unique_ptr<OngoingPut> StartPut(
       PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done = nullptr) = 0;
   virtual std::unique_ptr<OngoingGet> StartGet(

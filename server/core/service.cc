@@ -110,6 +110,13 @@ absl::StatusOr<LookupMatch> Service::Lookup(TenantId tenant, const SessionId& se
   return context_.store.Lookup(context->id(), keys, session, request_id, ttl);
 }
 
+absl::StatusOr<uint64_t> Service::Prefetch(TenantId tenant, const SessionId& session,
+                                           uint64_t space, std::span<const BlockKey> keys) {
+  KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
+  return context_.store.Prefetch(context->id(), keys);
+}
+
 absl::StatusOr<uint32_t> Service::Release(TenantId tenant, const SessionId& session,
                                           std::span<const LeaseId> leases) {
   KVSTOW_RETURN_IF_ERROR(sessions_.Find(tenant, session).status());

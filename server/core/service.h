@@ -91,6 +91,8 @@ class Service {
   absl::StatusOr<LookupMatch> Lookup(TenantId tenant, const SessionId& session, uint64_t space,
                                      std::span<const BlockKey> keys, const std::string& request_id,
                                      absl::Duration ttl);
+  absl::StatusOr<uint64_t> Prefetch(TenantId tenant, const SessionId& session, uint64_t space,
+                                    std::span<const BlockKey> keys);
   absl::StatusOr<uint32_t> Release(TenantId tenant, const SessionId& session,
                                    std::span<const LeaseId> leases);
   absl::StatusOr<std::vector<bool>> Renew(TenantId tenant, const SessionId& session,

@@ -97,6 +97,10 @@ absl::Status Store::Release(TenantId tenant, LeaseId lease) {
   return impl_->Release(tenant, lease);
 }
 
+uint64_t Store::Prefetch(SpaceId space, std::span<const BlockKey> keys) {
+  return impl_->Prefetch(space, keys);
+}
+
 void Store::ReleaseAll(const SessionId& owner) { impl_->ReleaseAll(owner); }
 
 absl::StatusOr<std::vector<Store::ReserveAnswer>> Store::Reserve(

@@ -203,6 +203,10 @@ class Store {
   // replaces its earlier lease. A ttl of 0 peeks: no lease, no counting as use.
   LookupMatch Lookup(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
                      const std::string& request_id, absl::Duration ttl);
+  // The visible prefix of `keys` will be used soon: its records in slower tiers are moved up now,
+  // as if they had been used often enough to ask, each if what would have to make room is colder.
+  // Counts as use. Returns how many records asked.
+  uint64_t Prefetch(SpaceId space, std::span<const BlockKey> keys);
   // Leases visible blocks by name, as Put does after its commit; others are passed over.
   LeaseId Lease(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
                 absl::Duration ttl);

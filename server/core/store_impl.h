@@ -47,6 +47,7 @@ class Store::Impl {
   SpaceId AddSpace(TenantId tenant, const Fingerprint& fingerprint,
                    std::vector<uint32_t> expected_shards, uint32_t block_tokens);
 
+  uint64_t Prefetch(SpaceId space, std::span<const BlockKey> keys) ABSL_LOCKS_EXCLUDED(mu_);
   LookupMatch Lookup(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
                      const std::string& request_id, absl::Duration ttl);
   LeaseId Lease(SpaceId space, std::span<const BlockKey> keys, const SessionId& owner,
@@ -196,6 +197,8 @@ class Store::Impl {
   bool EvictColder(size_t tier, uint64_t needed, uint64_t heat) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_promotion.cc ----
+  // Returns how many of its records ask.
+  uint64_t AskForPromotion(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountLookup(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountGet(Block* block, uint32_t slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountUse(Block* block, uint32_t slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -380,6 +380,37 @@ TEST_F(StorePromotionTest, TheSecondUsePromotes) {
   ExpectBalanced();
 }
 
+TEST_F(StorePromotionTest, PrefetchPromotesBeforeAnyUse) {
+  PutSlow("ab");
+  EXPECT_EQ(w_.store.Prefetch(w_.space, One('a')), 1u);
+  w_.executor.RunAll();  // without waiting for maintenance
+  EXPECT_EQ(Fast("ab"), "a");
+  EXPECT_EQ(w_.store.Prefetch(w_.space, One('a')), 0u) << "it is there";
+  EXPECT_EQ(w_.store.Prefetch(w_.space, One('z')), 0u) << "no such block";
+  EXPECT_EQ(w_.store.Prefetch(SpaceId{999}, One('a')), 0u);
+  EXPECT_EQ(w_.stats.totals().lookups, 0u) << "no hit is counted";
+  ExpectBalanced();
+}
+
+TEST_F(StorePromotionTest, PrefetchTakesThePrefixAndNoMore) {
+  w_.Put(One('0'), 10);
+  w_.Put(TestChain('a', 3), 1);
+  w_.store.Drop(w_.space, One('0'));
+  std::vector<BlockKey> keys = TestChain('a', 3);
+  keys[1] = TestKey('z', 0);
+  EXPECT_EQ(w_.store.Prefetch(w_.space, keys), 1u);
+  EXPECT_EQ(w_.store.Prefetch(w_.space, TestChain('a', 3)), 3u) << "the first is on its way still";
+}
+
+TEST_F(StorePromotionTest, PrefetchDoesNotPushOutWhatIsInUse) {
+  PutSlow("a");
+  PutEach("bcdefghi");
+  UseEach("bcdefghi");
+  EXPECT_EQ(w_.store.Prefetch(w_.space, One('a')), 1u);
+  w_.Settle();
+  EXPECT_EQ(Fast("abcdefghi"), "bcdefghi");
+}
+
 TEST_F(StorePromotionTest, AGetAfterItsLookupIsTheSameUse) {
   PutSlow("ab");
   UseEach("a");

@@ -51,6 +51,37 @@ void Store::Impl::CountGet(Block* block, uint32_t slot) {
   record.awaited = false;
 }
 
+uint64_t Store::Impl::Prefetch(SpaceId space_id, std::span<const BlockKey> keys) {
+  uint64_t asked = 0;
+  std::vector<MoveBatch> batches;
+  {
+    absl::MutexLock lock(&mu_);
+    const Space* space = index_.FindSpace(space_id);
+    if (space == nullptr || fast_.empty()) return 0;
+    std::vector<Block*> blocks;
+    index_.FindVisiblePrefix(space, keys, &blocks);
+    // From the end: what is used first is the newest to ask, and goes first.
+    for (size_t i = blocks.size(); i-- > 0;) asked += AskForPromotion(blocks[i]);
+    batches = PlanMoves();
+  }
+  Launch(std::move(batches));
+  return asked;
+}
+
+uint64_t Store::Impl::AskForPromotion(Block* block) {
+  const uint64_t previous_use = block->last_use;
+  Use(block, clock_->Now());
+  uint64_t asked = 0;
+  for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
+    Record& record = block->records()[slot];
+    record.awaited = true;  // the Get that follows is the same use
+    if (record.tier == 0) continue;
+    promotions_.Add({block, slot, previous_use});
+    ++asked;
+  }
+  return asked;
+}
+
 void Store::Impl::PlanPromotions(MovePlan* plan) {
   // Of each tier, what has been found for candidates that wait for it to become free.
   std::vector<uint64_t> awaited(fast_.size(), 0);

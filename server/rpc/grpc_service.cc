@@ -18,12 +18,13 @@ namespace {
 using grpc::CallbackServerContext;
 using grpc::ServerUnaryReactor;
 
-using Base = v1::Kvstow::WithCallbackMethod_Session<v1::Kvstow::WithCallbackMethod_OpenSpace<
-    v1::Kvstow::WithCallbackMethod_Lookup<v1::Kvstow::WithRawCallbackMethod_Put<
-        v1::Kvstow::WithRawCallbackMethod_Get<v1::Kvstow::WithCallbackMethod_Release<
-            v1::Kvstow::WithCallbackMethod_Renew<v1::Kvstow::WithCallbackMethod_Drop<
-                v1::Kvstow::WithCallbackMethod_Watch<v1::Kvstow::WithCallbackMethod_Stats<
-                    v1::Kvstow::WithCallbackMethod_Inspect<v1::Kvstow::Service>>>>>>>>>>>;
+using Base = v1::Kvstow::WithCallbackMethod_Session<
+    v1::Kvstow::WithCallbackMethod_OpenSpace<v1::Kvstow::WithCallbackMethod_Lookup<
+        v1::Kvstow::WithRawCallbackMethod_Put<v1::Kvstow::WithRawCallbackMethod_Get<
+            v1::Kvstow::WithCallbackMethod_Prefetch<v1::Kvstow::WithCallbackMethod_Release<
+                v1::Kvstow::WithCallbackMethod_Renew<v1::Kvstow::WithCallbackMethod_Drop<
+                    v1::Kvstow::WithCallbackMethod_Watch<v1::Kvstow::WithCallbackMethod_Stats<
+                        v1::Kvstow::WithCallbackMethod_Inspect<v1::Kvstow::Service>>>>>>>>>>>>;
 
 std::vector<LeaseId> LeasesOf(const google::protobuf::RepeatedField<uint64_t>& in) {
   std::vector<LeaseId> out;
@@ -119,6 +120,18 @@ class GrpcService final : public Base {
       for (TierKind tier : match.tiers) response->add_tiers(ToProto(tier));
       response->set_lease(static_cast<uint64_t>(match.lease));
       response->set_lease_refused(match.lease_refused);
+      return absl::OkStatus();
+    });
+  }
+
+  ServerUnaryReactor* Prefetch(CallbackServerContext* context, const v1::PrefetchRequest* request,
+                               v1::PrefetchResponse* response) override {
+    return Unary(context, "Prefetch", [&](TenantId tenant) -> absl::Status {
+      KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
+      KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request->keys()));
+      KVSTOW_ASSIGN_OR_RETURN(uint64_t asked,
+                              service().Prefetch(tenant, session, request->space(), keys));
+      response->set_asked_blocks(asked);
       return absl::OkStatus();
     });
   }
