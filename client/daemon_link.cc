@@ -27,8 +27,8 @@ void Reconnect(const std::shared_ptr<grpc::Channel>& channel) {
   channel->WaitForConnected(Deadline::In(absl::Milliseconds(200)).AsTimespec());
 }
 
-// Calls in line for a thread, of a kind: what is behind so many is late anyway.
-constexpr size_t kMaxWaiting = 256;
+// Gets in line for a thread: what is behind so many is late anyway.
+constexpr size_t kGetsWaiting = 256;
 
 // Where shared memory can be asked for; empty when it cannot or must not be.
 std::string SocketOf(const ClientOptions& options) {
@@ -63,8 +63,8 @@ DaemonLink::DaemonLink(ClientOptions options)
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       staging_({.unix_socket = SocketOf(options_)}),
-      get_threads_(options_.get_threads, kMaxWaiting),
-      put_threads_(options_.put_threads, kMaxWaiting),
+      get_threads_(options_.get_threads, kGetsWaiting),
+      put_threads_(options_.put_threads, options_.puts_waiting),
       sessions_(session_channel_,
                 {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ struct CodecUnderTest {
   static std::string NameOf(const ::testing::TestParamInfo<CodecUnderTest>& info) {
     return info.param.name;
   }
+  // Without it test runners print the bytes, addresses among them.
+  friend void PrintTo(const CodecUnderTest& codec, std::ostream* out) { *out << codec.name; }
 };
 
 class CodecConformance : public ::testing::TestWithParam<CodecUnderTest> {

@@ -12,6 +12,7 @@
 #include "kvstow/client.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/print_path.h"
 #include "tests/testing/process.h"
 
 namespace kvstow::testing {

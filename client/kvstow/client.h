@@ -58,6 +58,9 @@ struct ClientOptions {
   // Threads for calls that are started and not waited for; Gets and Puts have their own.
   size_t get_threads = 4;
   size_t put_threads = 2;
+  // Started Puts that may wait in line for a thread. One that waits keeps the engine's pages from
+  // being reused; with more the daemon is behind, and the next are not stored.
+  size_t puts_waiting = 8;
   // Circuit breaker: after this many failures in a row calls are answered "no match" at once, until
   // a trial call, one a cooldown, succeeds. The cooldown doubles up to breaker_max_cooldown.
   int breaker_failures = 3;

@@ -148,13 +148,13 @@ class GetReactor final
     const auto get = this->get();
     if (get == nullptr) return false;
     turn_ = Turn::kAsked;
+    // With a slot the next plane may wait for the client to read those before it.
+    if (uses_slot_) WaitForClient();
     get->Next([self = Self()](absl::StatusOr<PlaneDelivery> delivery) {
       self->answer_ = std::move(delivery);
       if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
       if (self->Take(std::move(self->answer_))) self->Continue();
     });
-    // With a slot the next plane may wait for the client to read those before it.
-    if (uses_slot_) WaitForClient();
     return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
   }
 
