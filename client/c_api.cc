@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <string>
@@ -154,7 +155,8 @@ kvstow_put_result ResultOf(const kvstow::PutBlocksResult& in) {
   out.record_bytes = in.record_bytes;
   out.k_nmse = in.k.nmse;
   out.v_nmse = in.v.nmse;
-  out.bits_per_entry = (in.k.bits_per_entry + in.v.bits_per_entry) / (in.v.tiles > 0 ? 2 : 1);
+  out.k_bits_per_entry = in.k.bits_per_entry;
+  out.v_bits_per_entry = in.v.bits_per_entry;
   out.path = static_cast<int>(in.path);
   return out;
 }
@@ -168,7 +170,9 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
   kvstow::ClientOptions out;
   if (in.target != nullptr) out.target = in.target;
   if (in.client_name != nullptr) out.client_name = in.client_name;
-  out.path = static_cast<kvstow::DataPath>(in.path);
+  if (in.path >= KVSTOW_PATH_AUTO && in.path <= KVSTOW_PATH_SHM) {
+    out.path = static_cast<kvstow::DataPath>(in.path);
+  }
   const auto set = [](uint32_t ms, absl::Duration* to) {
     if (ms != 0) *to = absl::Milliseconds(ms);
   };
@@ -176,7 +180,11 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
   set(in.lookup_deadline_ms, &out.lookup_deadline);
   set(in.get_deadline_ms, &out.get_deadline);
   set(in.put_deadline_ms, &out.put_deadline);
-  return new (std::nothrow) kvstow_client{kvstow::Client::Create(std::move(out))};
+  try {  // out of memory or threads
+    return new kvstow_client{kvstow::Client::Create(std::move(out))};
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 
 void kvstow_client_destroy(kvstow_client* client) { delete client; }
@@ -238,10 +246,12 @@ size_t kvstow_put(kvstow_space* space, const uint8_t* keys, size_t key_count, co
   if (parent != nullptr) request.parent = KeysOf(parent, 1)[0];
   request.first_position = first_position;
   request.deadline = absl::Milliseconds(deadline_ms);
-  request.fill = [&](const kvstow::PlaneSpec& spec, size_t block, std::span<std::byte> to) {
-    const kvstow_plane plane = PlaneOf(spec);
-    return fill(context, &plane, block, to.data()) != 0;
-  };
+  if (fill != nullptr) {
+    request.fill = [&](const kvstow::PlaneSpec& spec, size_t block, std::span<std::byte> to) {
+      const kvstow_plane plane = PlaneOf(spec);
+      return fill(context, &plane, block, to.data()) != 0;
+    };
+  }
   const kvstow::PutBlocksResult put = space->space->PutBlocks(request);
   Fill(ResultOf(put), result);
   Tell(put.status, status);
@@ -254,10 +264,13 @@ size_t kvstow_get(kvstow_space* space, const uint8_t* keys, size_t key_count, kv
   kvstow::GetBlocksRequest request;
   request.keys = KeysOf(keys, key_count);
   request.deadline = absl::Milliseconds(deadline_ms);
-  request.take = [&](const kvstow::PlaneSpec& spec, size_t block, std::span<const std::byte> from) {
-    const kvstow_plane plane = PlaneOf(spec);
-    take(context, &plane, block, from.data());
-  };
+  if (take != nullptr) {
+    request.take = [&](const kvstow::PlaneSpec& spec, size_t block,
+                       std::span<const std::byte> from) {
+      const kvstow_plane plane = PlaneOf(spec);
+      take(context, &plane, block, from.data());
+    };
+  }
   if (on_layer != nullptr) {
     request.on_layer = [&](uint32_t layer, size_t usable) { on_layer(context, layer, usable); };
   }

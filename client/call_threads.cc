@@ -14,15 +14,21 @@ CallThreads::~CallThreads() {
   for (std::thread& thread : threads) thread.join();
 }
 
-bool CallThreads::Run(std::function<void()> call) {
+std::optional<CallThreads::Ticket> CallThreads::Run(std::function<void()> call) {
   absl::MutexLock lock(&mu_);
   const bool served = idle_ > waiting_.size() || threads_.size() < max_threads_;
-  if (!served && waiting_.size() >= max_waiting_) return false;
-  waiting_.push_back(std::move(call));
+  if (!served && waiting_.size() >= max_waiting_) return std::nullopt;
+  const Ticket ticket = next_ticket_++;
+  waiting_.emplace_back(ticket, std::move(call));
   if (idle_ < waiting_.size() && threads_.size() < max_threads_) {
     threads_.emplace_back([this] { Loop(); });
   }
-  return true;
+  return ticket;
+}
+
+bool CallThreads::Withdraw(Ticket ticket) {
+  absl::MutexLock lock(&mu_);
+  return std::erase_if(waiting_, [&](const auto& call) { return call.first == ticket; }) > 0;
 }
 
 void CallThreads::Loop() {
@@ -37,7 +43,7 @@ void CallThreads::Loop() {
       mu_.Await(absl::Condition(&something));
       --idle_;
       if (waiting_.empty()) return;
-      call = std::move(waiting_.front());
+      call = std::move(waiting_.front().second);
       waiting_.pop_front();
     }
     call();

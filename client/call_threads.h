@@ -5,9 +5,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -23,15 +26,19 @@ class CallThreads {
   // All calls must have ended. Not on one of the threads.
   ~CallThreads();
 
-  // False when too many wait already; then `call` is not run.
-  bool Run(std::function<void()> call) ABSL_LOCKS_EXCLUDED(mu_);
+  // Names a call that waits in line. None when too many wait already; then `call` is not run.
+  using Ticket = uint64_t;
+  std::optional<Ticket> Run(std::function<void()> call) ABSL_LOCKS_EXCLUDED(mu_);
+  // Takes a call out of the line, never to be run. False when it has begun.
+  bool Withdraw(Ticket ticket) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   void Loop();
 
   const size_t max_threads_, max_waiting_;
   absl::Mutex mu_;
-  std::deque<std::function<void()>> waiting_ ABSL_GUARDED_BY(mu_);
+  std::deque<std::pair<Ticket, std::function<void()>>> waiting_ ABSL_GUARDED_BY(mu_);
+  Ticket next_ticket_ ABSL_GUARDED_BY(mu_) = 0;
   size_t idle_ ABSL_GUARDED_BY(mu_) = 0;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mu_);

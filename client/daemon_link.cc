@@ -4,6 +4,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +27,9 @@ void Reconnect(const std::shared_ptr<grpc::Channel>& channel) {
   grpc::experimental::ChannelResetConnectionBackoff(channel.get());
   channel->WaitForConnected(Deadline::In(absl::Milliseconds(200)).AsTimespec());
 }
+
+// How long a call that must have shared memory waits for a slot.
+constexpr absl::Duration kSlotWait = absl::Seconds(5);
 
 // Gets in line for a thread: what is behind so many is late anyway.
 constexpr size_t kGetsWaiting = 256;
@@ -63,8 +67,8 @@ DaemonLink::DaemonLink(ClientOptions options)
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       staging_({.unix_socket = SocketOf(options_)}),
-      get_threads_(options_.get_threads, kGetsWaiting),
-      put_threads_(options_.put_threads, options_.puts_waiting),
+      get_threads_(std::max<size_t>(options_.get_threads, 1), kGetsWaiting),
+      put_threads_(std::max<size_t>(options_.put_threads, 1), options_.puts_waiting),
       sessions_(session_channel_,
                 {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}
@@ -121,7 +125,8 @@ Outcome DaemonLink::Unary(const std::string& method, const google::protobuf::Mes
 absl::StatusOr<std::optional<StagingLink::Slot>> DaemonLink::BorrowSlot(
     const std::string& session_id, const Deadline& deadline) {
   const bool must = options_.path == DataPath::kSharedMemory;
-  auto slot = staging_.Borrow(session_id, must ? &deadline : nullptr);
+  const Deadline patience = deadline.EarlierOf(Deadline::In(kSlotWait));
+  auto slot = staging_.Borrow(session_id, must ? &patience : nullptr);
   if (slot || !must) return slot;
   const absl::Status why = staging_.why_not();
   return absl::UnavailableError(

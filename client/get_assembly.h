@@ -44,6 +44,8 @@ class GetAssembly {
   // How many blocks of the prefix are complete by now.
   size_t usable() const;
   bool answered() const { return answered_; }
+  // The daemon has none of the blocks, and ends the call by itself.
+  bool found_nothing() const { return answered_ && found_.empty(); }
   // Nothing that may still come can make a block usable.
   bool hopeless() const { return answered_ && bound_ == 0; }
   // OK, or DATA_LOSS when the daemon found damage.

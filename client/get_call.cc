@@ -37,7 +37,7 @@ class ConsumedTeller {
       : stream_(stream), worth_(slot ? SlotRing(slot->bytes().size()).told_when_read() : 0) {}
 
   void Tell(const StagedCount& read) {
-    if (read.bytes - told_.bytes < worth_ || read.segments == told_.segments) return;
+    if (read.room - told_.room < worth_ || read.segments == told_.segments) return;
     told_ = read;
     v1::GetRequest message;
     message.mutable_consumed()->set_segments(read.segments);
@@ -59,7 +59,7 @@ absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadl
   grpc::ByteBuffer message;
   while (stream->Read(&message)) {
     if (absl::Status s = TakeGetResponse(&message, staging, assembly, &staged); !s.ok()) return s;
-    if (assembly->hopeless()) return absl::OkStatus();
+    if (assembly->hopeless() && !assembly->found_nothing()) return absl::OkStatus();
     // The transport may have buffered more than the caller still has time for.
     if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
     teller.Tell(staged);
@@ -90,7 +90,7 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   if (stream.Write(Serialize(Open(handle, request, blocks, slot))) && !slot) stream.WritesDone();
   absl::Status read = ReadAll(&stream, slot, terms.deadline, &*assembly);
   // For a call that was left early; harmless for one that ended by itself.
-  if (!read.ok() || assembly->hopeless()) stream.Cancel();
+  if (!read.ok() || (assembly->hopeless() && !assembly->found_nothing())) stream.Cancel();
   const grpc::Status end = stream.Finish();
   // Only its own word that the call is over tells that the daemon writes the slot no more.
   if (slot && end.ok()) slot->Return();
@@ -100,7 +100,8 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   if (absl::IsFailedPrecondition(status) && assembly->answered()) {
     status = absl::UnavailableError("the daemon lost the session in the middle of the Get");
   }
-  return Excuse(Judge(std::move(status)), assembly->callback_time(), budget);
+  return Excuse(Judge(std::move(status)), assembly->callback_time(),
+                budget - terms.deadline.remaining());
 }
 
 }  // namespace kvstow::client

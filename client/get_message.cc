@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstow/v1/kvstow.pb.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow::client {
 namespace {
@@ -95,7 +96,7 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
         slot.data() + std::min<size_t>(segment.staged_at(), slot.size());
     if (absl::Status s = assembly->OnSegment(segment, read, in_place); !s.ok()) return s;
     ++staged->segments;
-    staged->bytes += segment.length();
+    staged->room += SlotRing::Rounded(segment.length());
   }
   return absl::OkStatus();
 }

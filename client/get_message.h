@@ -15,7 +15,8 @@ namespace kvstow::client {
 
 // Of the planes that were read out of a slot.
 struct StagedCount {
-  uint64_t segments = 0, bytes = 0;
+  uint64_t segments = 0;
+  uint64_t room = 0;  // what they took in the slot
 };
 
 // Takes the message apart as a protobuf parser would, except that a chunk's segments must come

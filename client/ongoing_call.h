@@ -3,12 +3,15 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "client/call_control.h"
 #include "client/call_threads.h"
+#include "client/deadline.h"
 #include "client/kvstow/client.h"
 
 namespace kvstow::client {
@@ -17,15 +20,20 @@ namespace kvstow::client {
 template <typename Base, typename Result>
 class OngoingCall final : public Base {
  public:
-  using Work = std::function<Result(CallControl*)>;
-  using OnDone = std::function<void(const Result&)>;
+  struct Plan {
+    std::shared_ptr<void> keep;  // lives as long as the call's owner keeps it
+    CallThreads& threads;
+    Deadline deadline;
+    std::function<Result(CallControl*)> work;
+    std::function<Result(absl::Status)> unmade;  // of a call that never began
+    std::function<void(const Result&)> on_done;
+  };
 
-  // `keep` lives as long as the call's owner keeps this; `shed` is the result when the threads are
-  // too busy to ever begin.
-  OngoingCall(std::shared_ptr<void> keep, CallThreads& threads, Work work, OnDone on_done,
-              Result shed)
-      : keep_(std::move(keep)), work_(std::move(work)), on_done_(std::move(on_done)) {
-    if (!threads.Run([this] { End(work_(&control_)); })) End(std::move(shed));
+  explicit OngoingCall(Plan plan) : plan_(std::move(plan)) {
+    ticket_ = plan_.threads.Run([this] { End(plan_.work(&control_)); });
+    if (!ticket_) {
+      End(plan_.unmade(absl::ResourceExhaustedError("too many calls wait in line in this client")));
+    }
   }
   // The thread must be done with this, and the owner's memory is its own again.
   ~OngoingCall() override { Cancel(); }
@@ -35,29 +43,40 @@ class OngoingCall final : public Base {
     return done_;
   }
   const Result& Wait() override {
+    if (!AwaitDone(plan_.deadline.remaining())) {
+      Withdraw(absl::DeadlineExceededError("no thread was free before the deadline"));
+    }
+    AwaitDone(absl::InfiniteDuration());
     absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(&done_));
     return result_;
   }
   void Cancel() override {
     control_.Cancel();
-    Wait();
+    Withdraw(absl::CancelledError("given up before it began"));
+    AwaitDone(absl::InfiniteDuration());
   }
   // Of OngoingPut.
   void LayerReady(uint32_t layer) { control_.AllowLayer(layer); }
 
  private:
+  bool AwaitDone(absl::Duration timeout) {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&done_), timeout);
+  }
+  // What still waits in line ends here: those before it may take their time.
+  void Withdraw(absl::Status why) {
+    if (ticket_ && plan_.threads.Withdraw(*ticket_)) End(plan_.unmade(std::move(why)));
+  }
   void End(Result result) {
-    if (on_done_) on_done_(result);
+    if (plan_.on_done) plan_.on_done(result);
     absl::MutexLock lock(&mu_);
     result_ = std::move(result);
     done_ = true;  // from here on the owner may destroy this, once the lock is free
   }
 
-  const std::shared_ptr<void> keep_;
-  const Work work_;
-  const OnDone on_done_;
+  const Plan plan_;
   CallControl control_;
+  std::optional<CallThreads::Ticket> ticket_;  // set before the owner has this
   mutable absl::Mutex mu_;
   Result result_ ABSL_GUARDED_BY(mu_);
   bool done_ ABSL_GUARDED_BY(mu_) = false;

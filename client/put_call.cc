@@ -76,7 +76,8 @@ class PutCall {
     if (!problem.ok() && !absl::IsAborted(problem)) stream_->Cancel();
     const grpc::Status end = stream_->Finish();
     // Only its own word that the call is over tells that the daemon reads the slot no more.
-    if (slot_ && end.ok()) slot_->Return();
+    // It never looked at one that it was told nothing of.
+    if (slot_ && (end.ok() || result_.sent_bytes == 0)) slot_->Return();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
     if (problem.ok() && !done_) problem = Broken("it ended without results");
@@ -84,7 +85,7 @@ class PutCall {
     if (absl::IsFailedPrecondition(problem) && asked_source_) {
       problem = absl::UnavailableError("the daemon lost the session in the middle of the Put");
     }
-    return Excuse(Judge(std::move(problem)), in_source_, budget);
+    return Excuse(Judge(std::move(problem)), in_source_, budget - terms_.deadline.remaining());
   }
 
  private:

@@ -36,9 +36,7 @@ SpaceHandle HandleOf(const v1::OpenSpaceResponse& response, const SessionKeeper:
           .max_chunk_bytes = LimitOr(limits.max_chunk_bytes(), kMaxChunkBytes)};
 }
 
-absl::Status TooMany() {
-  return absl::ResourceExhaustedError("too many calls wait in line in this client");
-}
+absl::Status GivenUp() { return absl::CancelledError("the call was given up"); }
 
 }  // namespace
 
@@ -139,29 +137,38 @@ void RemoteSpace::Prefetch(std::span<const BlockKey> keys) {
 
 std::unique_ptr<OngoingPut> RemoteSpace::StartPut(
     PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) {
-  PutBlocksResult shed;
-  shed.blocks.resize(request.keys.size());
-  shed.status = TooMany();
   const auto deadline = Deadline::In(request.deadline, link_->options().put_deadline);
-  return std::make_unique<OngoingCall<OngoingPut, PutBlocksResult>>(
-      shared_from_this(), link_->put_threads(),
-      [this, deadline, request = std::move(request)](CallControl* control) {
-        return Put(request, deadline, control);
-      },
-      std::move(on_done), std::move(shed));
+  const size_t blocks = request.keys.size();
+  using Call = OngoingCall<OngoingPut, PutBlocksResult>;
+  return std::make_unique<Call>(
+      Call::Plan{shared_from_this(), link_->put_threads(), deadline,
+                 [this, deadline, request = std::move(request)](CallControl* control) {
+                   return Put(request, deadline, control);
+                 },
+                 [blocks](absl::Status why) {
+                   PutBlocksResult unmade;
+                   unmade.blocks.resize(blocks);
+                   unmade.status = std::move(why);
+                   return unmade;
+                 },
+                 std::move(on_done)});
 }
 
 std::unique_ptr<OngoingGet> RemoteSpace::StartGet(
     GetBlocksRequest request, std::function<void(const GetBlocksResult&)> on_done) {
-  GetBlocksResult shed;
-  shed.status = TooMany();
   const auto deadline = Deadline::In(request.deadline, link_->options().get_deadline);
-  return std::make_unique<OngoingCall<OngoingGet, GetBlocksResult>>(
-      shared_from_this(), link_->get_threads(),
-      [this, deadline, request = std::move(request)](CallControl* control) {
-        return Get(request, deadline, control);
-      },
-      std::move(on_done), std::move(shed));
+  using Call = OngoingCall<OngoingGet, GetBlocksResult>;
+  return std::make_unique<Call>(
+      Call::Plan{shared_from_this(), link_->get_threads(), deadline,
+                 [this, deadline, request = std::move(request)](CallControl* control) {
+                   return Get(request, deadline, control);
+                 },
+                 [](absl::Status why) {
+                   GetBlocksResult unmade;
+                   unmade.status = std::move(why);
+                   return unmade;
+                 },
+                 std::move(on_done)});
 }
 
 PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline& deadline,
@@ -173,7 +180,15 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     result.status = absl::InvalidArgumentError("PutBlocks needs a source or a fill, one of them");
     return result;
   }
+  // Not before there is something to send: the daemon waits for nobody for long.
+  if (control != nullptr && !control->AwaitLayer(layout_.planes().front().layer, deadline)) {
+    result.status = control->cancelled()
+                        ? GivenUp()
+                        : absl::DeadlineExceededError("no layer was ready in time");
+    return result;
+  }
   result.status = Call(DaemonLink::Work::kNew, deadline, [&](const SpaceHandle& handle) {
+    if (control != nullptr && control->cancelled()) return Unmade(GivenUp());
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_put);
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
@@ -195,6 +210,7 @@ GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline
   GetBlocksResult result;
   if (request.keys.empty()) return result;
   result.status = Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
+    if (control != nullptr && control->cancelled()) return Unmade(GivenUp());
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_get);
     auto slot = link_->BorrowSlot(handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());

@@ -67,7 +67,8 @@ bool StagedWriter::Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) 
   segment->set_plane_bytes(bytes);
   segment->set_staged_at(piece->offset);
   message_bytes_ += bytes;
-  const bool full = message_bytes_ >= ring_.told_when_written() ||
+  message_room_ += SlotRing::Rounded(bytes);
+  const bool full = message_room_ >= ring_.told_when_written() ||
                     message_.staged().segments_size() == kMaxSegments;
   return !full || Flush();
 }
@@ -76,7 +77,7 @@ bool StagedWriter::Flush() {
   if (message_bytes_ == 0) return true;
   const bool sent = send_(Serialize(message_));
   staged_bytes_ += message_bytes_;
-  message_bytes_ = 0;
+  message_bytes_ = message_room_ = 0;
   message_.Clear();
   return sent;
 }

@@ -45,6 +45,7 @@ class StagedWriter : public PlaneWriter {
   uint64_t consumed_ = 0;
   v1::PutRequest message_;
   size_t message_bytes_ = 0;
+  size_t message_room_ = 0;  // what they take in the slot
   uint64_t staged_bytes_ = 0;
 };
 

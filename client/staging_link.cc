@@ -85,7 +85,10 @@ void StagingLink::Ask(const std::string& session_id) {
   ++answers_;
   if (session_id != session_id_) return;  // there is another session by now, and another question
   why_not_ = granted.status();
-  if (!granted.ok()) return;
+  if (granted.ok() && granted->memory.bytes().size() < options_.slot_bytes) {
+    why_not_ = absl::ResourceExhaustedError("the daemon's regions are smaller than a call needs");
+  }
+  if (!why_not_.ok()) return;
   auto region = std::make_shared<Region>();
   region->id = granted->region;
   region->session_id = session_id;
@@ -107,7 +110,8 @@ std::optional<StagingLink::Slot> StagingLink::Borrow(const std::string& session_
   if (deadline != nullptr) {
     // A region that is on its way, or a slot that comes back.
     const auto ready = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-      return FreeSlot(session_id).has_value() || (region_ == nullptr && !why_not_.ok());
+      return FreeSlot(session_id).has_value() || session_id != session_id_ ||
+             (region_ == nullptr && !why_not_.ok());
     };
     mu_.AwaitWithTimeout(absl::Condition(&ready), deadline->remaining());
   }

@@ -36,7 +36,7 @@ class StagingLink {
     std::string unix_socket;                     // the daemon's; empty: it has none
     uint64_t region_bytes = uint64_t{32} << 20;  // asked for
     uint64_t slot_bytes = uint64_t{8} << 20;     // of one call
-    absl::Duration answer_timeout = absl::Seconds(1);
+    absl::Duration answer_timeout = absl::Seconds(3);
     absl::Duration retry_pause = absl::Seconds(5);  // after a refusal
   };
 

@@ -1,5 +1,6 @@
 #include "codec/plane.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 

@@ -57,12 +57,17 @@ absl::StatusOr<OwnedFd> Dial(const std::string& path) {
   if (!address.ok()) return address.status();
   OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return absl::ErrnoToStatus(errno, "socket");
-  // A full backlog says EAGAIN: the daemon is busy, which is as good as not there.
   if (connect(fd.get(), Generic(*address), sizeof(*address)) != 0) {
     return absl::UnavailableError(
         absl::StrCat("nobody offers shared memory at ", path, ": ", std::strerror(errno)));
   }
   return fd;
+}
+
+// True when somebody listens there, be it with a full backlog.
+bool IsLive(const sockaddr_un& address) {
+  const OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return fd && (connect(fd.get(), Generic(address), sizeof(address)) == 0 || errno == EAGAIN);
 }
 
 bool WaitReadable(const OwnedFd& fd, absl::Duration timeout) {
@@ -159,11 +164,17 @@ absl::StatusOr<OwnedFd> ListenSideChannel(const std::string& path) {
   if (!address.ok()) return address.status();
   OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return absl::ErrnoToStatus(errno, "socket");
-  if (Dial(path).ok()) {
-    return absl::UnavailableError(absl::StrCat(
-        path, " is in use by a running process; stop it or choose another Unix socket"));
+  struct stat there;
+  if (lstat(path.c_str(), &there) == 0) {
+    if (!S_ISSOCK(there.st_mode)) {
+      return absl::UnavailableError(absl::StrCat(path, " exists and is no socket"));
+    }
+    if (IsLive(*address)) {
+      return absl::UnavailableError(absl::StrCat(
+          path, " is in use by a running process; stop it or choose another Unix socket"));
+    }
+    unlink(path.c_str());
   }
-  unlink(path.c_str());
   if (bind(fd.get(), Generic(*address), sizeof(*address)) != 0 || listen(fd.get(), 64) != 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen at ", path, ": ", std::strerror(errno)));

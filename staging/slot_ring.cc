@@ -4,7 +4,7 @@ namespace kvstow {
 
 std::optional<SlotRing::Piece> SlotRing::Take(size_t bytes) {
   if (!fits(bytes)) return std::nullopt;
-  const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t size = Rounded(bytes);
   size_t offset = 0;
   if (!pieces_.empty()) {
     const size_t tail = pieces_.front().offset;

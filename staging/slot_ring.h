@@ -17,6 +17,10 @@ class SlotRing {
   // Of every piece: a cache line, so that both sides copy aligned.
   static constexpr size_t kAlignment = 64;
   static constexpr size_t kPiecesAtLeast = 4;
+  // What a piece takes.
+  static constexpr size_t Rounded(size_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
 
   explicit SlotRing(size_t bytes) : bytes_(bytes) {}
 

@@ -164,6 +164,9 @@ TEST_F(StagingTest, SlotsOutsideTheRegionAreRefused) {
       {Slot(region.region, ~uint64_t{0}, 2), StatusCode::INVALID_ARGUMENT},
       {Slot(region.region, 1, ~uint64_t{0}), StatusCode::INVALID_ARGUMENT},
       {Slot(region.region, 0, 0), StatusCode::INVALID_ARGUMENT},
+      {Slot(region.region, 0, 4), StatusCode::INVALID_ARGUMENT},
+      {Slot(region.region, 0, 63), StatusCode::INVALID_ARGUMENT},
+      {Slot(region.region, 0, 4095), StatusCode::INVALID_ARGUMENT},
       {Slot(region.region + 1, 0, 4096), StatusCode::FAILED_PRECONDITION},
       {Slot(0, 0, 4096), StatusCode::FAILED_PRECONDITION},
   };
@@ -208,6 +211,10 @@ TEST_F(StagingTest, SegmentsOutsideTheSlotAreRefused) {
       [](auto* c) { c->mutable_segments(0)->set_length(~0u); },
       [](auto* c) { c->mutable_segments(1)->set_kind(static_cast<v1::PlaneKind>(9)); },
       [](auto* c) { c->clear_segments(); },
+      // The same bytes over and over.
+      [](auto* c) {
+        while (c->segments_size() < 1000) *c->add_segments() = c->segments(0);
+      },
       [](auto* c) { *c->add_segments() = c->segments(0); },
   };
   for (const Spoil& spoil : spoils) {
@@ -235,11 +242,13 @@ TEST_F(StagingTest, StagedPlanesNeedASlot) {
 
 TEST_F(StagingTest, ConsumedMoreThanSentIsRefused) {
   GrantedRegion region = Region();
-  ASSERT_TRUE(worker_->Put(keys_, {block_}).status.ok());
+  // More than the slot holds, so that the call is there when the lie comes.
+  const auto keys = SmallKeys(20, 4);
+  ASSERT_TRUE(worker_->Put(keys, std::vector<Planes>(20, block_)).status.ok());
   for (const bool opened : {false, true}) {
     auto context = worker_->Context();
     auto stream = worker_->stub().Get(context.get());
-    v1::GetRequest open = worker_->Open(keys_);
+    v1::GetRequest open = worker_->Open(keys);
     *open.mutable_open()->mutable_slot() = Slot(region.region, 0, 256 << 10);
     v1::GetRequest consumed;
     consumed.mutable_consumed()->set_segments(1000);
@@ -394,6 +403,17 @@ TEST_F(StagingListenerTest, AnotherRegionTakesThePlaceOfTheFirst) {
   std::memset(slot->bytes.data(), 1, slot->bytes.size());
   slot = absl::CancelledError();
   EXPECT_EQ(listener_->used_bytes(), 64u << 10);
+}
+
+TEST_F(StagingListenerTest, ARegionIsReplacedWithAFullBudget) {
+  std::vector<SessionId> sessions;
+  std::vector<GrantedRegion> regions;
+  for (int i = 0; i < 16; ++i) {
+    sessions.push_back(Begin());
+    regions.push_back(*Ask(sessions.back()));
+  }
+  EXPECT_FALSE(Ask(Begin()).ok());
+  EXPECT_TRUE(Ask(sessions[3]).ok()) << "its own old region is no reason to refuse it";
 }
 
 TEST_F(StagingListenerTest, GuestsThatKeepSilentHoldUpNobody) {

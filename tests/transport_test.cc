@@ -349,9 +349,36 @@ TEST_P(TransportTest, StartedGetGivenUpTouchesNothing) {
 }
 
 TEST_P(TransportTest, DroppingAStartedCallGivesItUp) {
-  space_->StartPut(PutRequest());
+  {
+    auto put = space_->StartPut(PutRequest());
+    put->LayerReady(0);
+  }
   EXPECT_EQ(space_->Lookup(keys_).blocks, 0u);
   PutAll();
+}
+
+// Those in line need not wait for those before them, which wait for their layers.
+TEST_P(TransportTest, ACallInLineCanBeGivenUpAndHasItsDeadline) {
+  std::vector<std::unique_ptr<OngoingPut>> busy;
+  for (int i = 0; i < 2; ++i) busy.push_back(space_->StartPut(PutRequest()));
+  auto given_up = space_->StartPut(PutRequest());
+  given_up->Cancel();
+  EXPECT_EQ(given_up->Wait().status.code(), absl::StatusCode::kCancelled);
+  PutBlocksRequest late = PutRequest();
+  late.deadline = absl::Milliseconds(20);
+  EXPECT_EQ(space_->StartPut(late)->Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(busy[0]->done());
+  EXPECT_FALSE(busy[1]->done());
+}
+
+// A miss costs nothing: the next call takes the same path.
+TEST_P(TransportTest, AMissKeepsThePath) {
+  EXPECT_EQ(space_->GetBlocks(GetRequest()).usable, 0u);
+  const auto put = space_->PutBlocks(PutRequest());
+  EXPECT_EQ(put.stored, 3u);
+  const auto again = space_->PutBlocks(PutRequest());
+  EXPECT_EQ(again.existed, 3u);
+  EXPECT_EQ(again.path, GetParam());
 }
 
 TEST_P(TransportTest, TooManyStartedPutsAreShed) {

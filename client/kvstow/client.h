@@ -164,7 +164,8 @@ struct GetBlocksResult {
 };
 
 // A call that goes on while its caller does something else. The callbacks of its request run on a
-// thread of the client's, one at a time. Destroying it gives it up.
+// thread of the client's, one at a time; only of a call that never began `on_done` runs on the
+// stack of who started it, waits for it or gives it up. Destroying it gives it up.
 //
 // Thread-safe.
 template <typename Result>

@@ -107,7 +107,7 @@ typedef struct {
   uint32_t layer_count; /* 0: all */
 } kvstow_spec;
 
-/* A plane of one block: C order [heads, tokens, dim], or opaque. */
+/* A plane of one block, which never grows: C order [heads, tokens, dim], or opaque. */
 typedef struct {
   uint32_t layer;
   int kind; /* kvstow_plane_kind */
@@ -115,7 +115,7 @@ typedef struct {
   size_t bytes;
 } kvstow_plane;
 
-/* NULL only when memory is out. Connects in the background. */
+/* NULL only when memory or threads are out. An unknown path is AUTO. Connects in the background. */
 kvstow_client* kvstow_client_create(const kvstow_options* options);
 void kvstow_client_destroy(kvstow_client* client);
 
@@ -147,8 +147,8 @@ typedef struct {
   size_t size;
   size_t stored, existed;
   uint64_t sent_bytes, record_bytes;
-  double k_nmse, v_nmse, bits_per_entry; /* over the stored blocks */
-  int path;                              /* kvstow_path, the one taken */
+  double k_nmse, v_nmse, k_bits_per_entry, v_bits_per_entry; /* over the stored blocks */
+  int path;                                                  /* kvstow_path, the one taken */
 } kvstow_put_result;
 
 /* Stores a run of consecutive blocks. `parent` is the key before keys[0], NULL for a prompt's first

@@ -118,9 +118,16 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   RpcServerOptions rpc_options = config.rpc;
   // First, so that whoever finds the daemon finds its side channel.
   if (config.staging.budget_bytes > 0) {
-    KVSTOW_ASSIGN_OR_RETURN(staging, StagingListener::Start(config.rpc.unix_socket, config.staging,
-                                                            service.get(), &clock));
-    rpc_options.data_paths.push_back("shm");
+    auto listener =
+        StagingListener::Start(config.rpc.unix_socket, config.staging, service.get(), &clock);
+    // The side channel's path is the longer one.
+    if (absl::IsInvalidArgument(listener.status())) {
+      spdlog::warn("kvstowd shares no memory: {}", std::string(listener.status().message()));
+    } else {
+      KVSTOW_RETURN_IF_ERROR(listener.status());
+      staging = *std::move(listener);
+      rpc_options.data_paths.push_back("shm");
+    }
   }
   KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(rpc_options, service.get(), &clock, metrics.get(),
                                                 kVersion, NewInstanceId(random), fill_stats));

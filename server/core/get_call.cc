@@ -1,7 +1,6 @@
 #include "server/core/get_call.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -176,10 +175,11 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
 }
 
 bool GetCall::Place(const PlaneSpec& spec, Slot& slot) {
-  // How large an encoded plane is shows when its record is opened, by then in no order.
-  const size_t room = form_ == PlaneForm::kEncoded ? MaxPlaneBytes(spec) : spec.raw_bytes;
-  if (staging_.bytes.empty() || !ring_.fits(room)) return true;
-  slot.piece = ring_.Take(room);
+  // Encoded planes are a seventh of the bytes, and go out of the record without a copy.
+  if (staging_.bytes.empty() || form_ == PlaneForm::kEncoded || !ring_.fits(spec.raw_bytes)) {
+    return true;
+  }
+  slot.piece = ring_.Take(spec.raw_bytes);
   return slot.piece.has_value();
 }
 
@@ -201,12 +201,6 @@ void GetCall::Produce(const Job& job) {
   } else if (form_ == PlaneForm::kEncoded) {
     slot->delivery.bytes = encoded->bytes;
     slot->delivery.owner = std::move(encoded->owner);
-    if (slot->piece) {
-      const std::span<std::byte> to = StagedBytes(*slot, slot->delivery.bytes.size());
-      std::memcpy(to.data(), slot->delivery.bytes.data(), to.size());
-      slot->delivery.bytes = to;
-      slot->delivery.owner = nullptr;  // the call keeps its slot
-    }
     Finish(*slot, block, absl::OkStatus());
   } else {
     Decode(slot, held, plane, *std::move(encoded));

@@ -4,8 +4,8 @@
 // Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
 // checksum is told as damage, never delivered; its block is dropped from the store.
 //
-// With a staging slot, planes are decoded straight into it, or copied there in encoded form; one
-// too large for it is delivered in memory of its own like those of a call without a slot.
+// With a staging slot, planes are decoded straight into it; one too large for it, or in encoded
+// form, is delivered like those of a call without a slot.
 //
 // Thread safety: the transport calls Next from one thread at a time, again only after its callback
 // came; Consumed and Cancel from any. Callbacks come on executor

@@ -127,6 +127,7 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
   }
   std::vector<std::span<const std::byte>> data;
   data.reserve(segments.size());
+  uint64_t bytes = 0;
   for (const PlaneSegment& s : segments) {
     if (s.staged_at > slot_.bytes.size() || s.length > slot_.bytes.size() - s.staged_at) {
       return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at ",
@@ -134,6 +135,13 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
                                                      slot_.bytes.size()));
     }
     data.push_back(slot_.bytes.subspan(s.staged_at, s.length));
+    bytes += s.length;
+  }
+  // One message must not be worth more bytes than there are: what it brings in is bounded by what
+  // the slot holds, as a chunk's is by its size.
+  if (bytes > slot_.bytes.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a staged chunk of ", bytes, " bytes out of a slot of ", slot_.bytes.size()));
   }
   return Add(segments, data);
 }

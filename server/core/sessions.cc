@@ -42,6 +42,12 @@ absl::StatusOr<uint32_t> Session::ShareStaging(std::shared_ptr<const StagingArea
   return ++region_;
 }
 
+void Session::DropStaging() {
+  std::shared_ptr<const StagingArea> dropped;  // outside the lock
+  absl::MutexLock lock(&mu_);
+  dropped = std::move(staging_);
+}
+
 absl::StatusOr<StagingSlot> Session::Borrow(const SlotClaim& claim) const {
   absl::MutexLock lock(&mu_);
   if (staging_ == nullptr || claim.region != region_) {
@@ -49,9 +55,11 @@ absl::StatusOr<StagingSlot> Session::Borrow(const SlotClaim& claim) const {
         "this session has no staging region ", claim.region, "; ask for one on the side channel"));
   }
   const std::span<std::byte> all = staging_->bytes();
-  if (claim.bytes == 0 || claim.offset > all.size() || claim.bytes > all.size() - claim.offset) {
-    return absl::InvalidArgumentError(absl::StrCat("a staging slot of ", claim.bytes, " bytes at ",
-                                                   claim.offset, "; the region has ", all.size()));
+  if (claim.bytes < kLeastSlotBytes || claim.offset > all.size() ||
+      claim.bytes > all.size() - claim.offset) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a staging slot of ", claim.bytes, " bytes at ", claim.offset,
+                     "; it has at least ", kLeastSlotBytes, ", and the region ", all.size()));
   }
   return StagingSlot{staging_, all.subspan(claim.offset, claim.bytes)};
 }

@@ -37,9 +37,10 @@ class Session {
 
   // Takes the place of the area before; calls that borrowed from that one keep it. Returns the
   // region that names it from now on. FAILED_PRECONDITION once the session ended.
+  void DropStaging();
   absl::StatusOr<uint32_t> ShareStaging(std::shared_ptr<const StagingArea> area);
   // FAILED_PRECONDITION when the session has no such region any more, INVALID_ARGUMENT for a slot
-  // that is empty or leaves it.
+  // that is too small or leaves it.
   absl::StatusOr<StagingSlot> Borrow(const SlotClaim& claim) const;
 
  private:

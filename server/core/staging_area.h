@@ -22,6 +22,9 @@ struct StagingSlot {
   std::span<std::byte> bytes;
 };
 
+// Smaller ones would be all bookkeeping.
+inline constexpr uint64_t kLeastSlotBytes = 4096;
+
 // A slot as a client names it.
 struct SlotClaim {
   uint32_t region = 0;

@@ -69,14 +69,15 @@ uint64_t Store::Impl::Prefetch(SpaceId space_id, std::span<const BlockKey> keys)
 }
 
 uint64_t Store::Impl::AskForPromotion(Block* block) {
-  const uint64_t previous_use = block->last_use;
-  Use(block, clock_->Now());
+  // After a Lookup it is the same use, whose tick must not pass for the one before.
+  const bool looked_up = std::any_of(block->records().begin(), block->records().end(),
+                                     [](const Record& record) { return record.awaited; });
+  const uint64_t previous_use = looked_up ? 0 : block->last_use;
+  if (!looked_up) Use(block, clock_->Now());
   uint64_t asked = 0;
   for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
-    Record& record = block->records()[slot];
-    record.awaited = true;  // the Get that follows is the same use
-    if (record.tier == 0) continue;
-    promotions_.Add({block, slot, previous_use});
+    if (block->records()[slot].tier == 0) continue;
+    if (!promotions_.Contains(block, slot)) promotions_.Add({block, slot, previous_use});
     ++asked;
   }
   return asked;

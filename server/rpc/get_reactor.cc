@@ -123,7 +123,8 @@ class GetReactor final
         AddPlane();
       }
       if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
-          staged_bytes_ >= told_when_written_ || staged_.segments_size() == kMaxSegments) {
+          (staged_room_ > 0 && staged_room_ >= told_when_written_) ||
+          staged_.segments_size() == kMaxSegments) {
         return WriteCollected();
       }
       if (news_) {
@@ -197,6 +198,7 @@ class GetReactor final
     if (plane_->staged_at) {
       ToProto(SegmentOf(0, plane_->bytes.size()), staged_.add_segments());
       staged_bytes_ += plane_->bytes.size();
+      staged_room_ += SlotRing::Rounded(plane_->bytes.size());
       plane_.reset();
       return;
     }
@@ -239,7 +241,7 @@ class GetReactor final
     sent_bytes_.fetch_add(chunk_bytes_ + staged_bytes_, std::memory_order_relaxed);
     chunk_.clear();
     staged_.Clear();
-    chunk_bytes_ = staged_bytes_ = 0;
+    chunk_bytes_ = staged_bytes_ = staged_room_ = 0;
     if (!at_end_) {
       Write(message);
     } else if (empty) {
@@ -297,6 +299,7 @@ class GetReactor final
   size_t chunk_bytes_ = 0;
   v1::StagedChunk staged_;
   size_t staged_bytes_ = 0;
+  size_t staged_room_ = 0;  // what they take in the slot
   std::optional<grpc::ByteBuffer> news_;
   bool at_end_ = false;
 

@@ -131,7 +131,7 @@ class GrpcService final : public Base {
       KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request->keys()));
       KVSTOW_ASSIGN_OR_RETURN(uint64_t asked,
                               service().Prefetch(tenant, session, request->space(), keys));
-      response->set_asked_blocks(asked);
+      response->set_asked_records(asked);
       return absl::OkStatus();
     });
   }

@@ -137,6 +137,7 @@ class PutReactor final
     absl::MutexLock lock(&mu_);
     results_ = Serialize(response);
     results_ready_ = true;
+    WaitForClient();  // to read
     if (!writing_) SendResults();
   }
 

@@ -113,6 +113,8 @@ void StagingListener::Grant(const Guest& guest, const StagingRequest& request) {
     KVSTOW_ASSIGN_OR_RETURN(auto session, service_->FindSession(SessionId{request.session}));
     const uint64_t bytes = std::min(request.bytes, options_.session_bytes);
     if (bytes == 0) return absl::InvalidArgumentError("a request for 0 bytes of staging");
+    // First, so that what takes its place need not fit beside it.
+    session->DropStaging();
     if (bytes > budget_->limit() || !budget_->TryTake(bytes)) {
       return absl::ResourceExhaustedError(absl::StrCat("sessions share ", budget_->used(), " of ",
                                                        budget_->limit(),
