@@ -1,9 +1,12 @@
 // What kvstow costs a worker whose prompts never repeat. The worker multiplies matrices on one
 // core, with all threads of its client on the same core, the daemon has another. Windows without
-// Puts and windows with them take turns; printed is the median of their ratios.
+// Puts and windows with them take turns; printed are the median of their ratios, and the share of
+// the core that the client took by itself: processor time of all threads but the one that computes,
+// which no neighbour disturbs.
 //
 //   zero_reuse_benchmark [SECONDS A WINDOW [PAIRS]]
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -129,6 +132,20 @@ class Worker {
   Compute compute_;
 };
 
+double Seconds(const timeval& t) {
+  return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+}
+
+// Processor time of this process's other threads so far.
+double OthersCpu() {
+  const auto used = [](int who) {
+    rusage usage{};
+    getrusage(who, &usage);
+    return Seconds(usage.ru_utime) + Seconds(usage.ru_stime);
+  };
+  return used(RUSAGE_SELF) - used(RUSAGE_THREAD);
+}
+
 double Median(std::vector<double> v) {
   std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
   return v[v.size() / 2];
@@ -145,19 +162,24 @@ double SustainedRate(Worker& worker) {
 
 void Row(Worker& worker, const char* what, double rate, double seconds, int pairs) {
   std::vector<double> ratios;
+  double cpu = 0;
   size_t offered = 0, stored = 0;
   for (int i = 0; i < pairs; ++i) {
     const double without = worker.Run(seconds, 0);
+    const double before = OthersCpu();
     ratios.push_back(worker.Run(seconds, rate) / without);
+    cpu += OthersCpu() - before;
     const auto [o, s] = worker.Settle();
     offered += o;
     stored += s;
     worker.Drop();
   }
   std::printf(
-      "%-28s %8.0f MB/s offered, %5.1f %% of the blocks stored, worker at %.3f of its speed\n",
+      "%-26s %5.0f MB/s offered, %5.1f %% of blocks stored, worker at %.3f of its speed, client "
+      "%.2f %% "
+      "of the core\n",
       what, rate / 1e6, 100.0 * static_cast<double>(stored) / static_cast<double>(offered),
-      Median(ratios));
+      Median(ratios), 100 * cpu / (seconds * pairs));
   std::fflush(stdout);
 }
 
