@@ -101,8 +101,9 @@ TEST_F(GpuDaemonTest, BlocksOfTheHostTierOutliveTheDevice) {
   EXPECT_EQ(tool.Wait(), 0) << "the daemon itself goes on";
   const std::string text = Scrape();
   EXPECT_THAT(text, HasSubstr("kvstow_gpu_healthy 0\n"));
-  EXPECT_THAT(text,
-              HasSubstr("kvstow_codec_failures_total{device=\"cuda\",permanent=\"true\"} 1\n"));
+  // One, or two: a batch may be on each of the device's codecs when it goes.
+  EXPECT_THAT(text, ::testing::ContainsRegex(
+                        "kvstow_codec_failures_total.device=\"cuda\",permanent=\"true\". [12]\n"));
   EXPECT_THAT(text, ::testing::Not(HasSubstr("kvstow_cuda_errors_total 0\n")));
 }
 
