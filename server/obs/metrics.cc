@@ -242,8 +242,8 @@ void Metrics::AddMethods() {
                 .Name("kvstow_calls_total")
                 .Help("Calls that ended, by method and status code")
                 .Register(registry_);
-  for (const char* method : {"Session", "OpenSpace", "Lookup", "Prefetch", "Put", "Get", "Release", "Renew",
-                             "Drop", "Watch", "Stats", "Inspect"}) {
+  for (const char* method : {"Session", "OpenSpace", "Lookup", "Prefetch", "Put", "Get", "Release",
+                             "Renew", "Drop", "Watch", "Stats", "Inspect"}) {
     calls_->Add({{"method", method}, {"code", "OK"}});
     const bool bulk = absl::string_view(method) == "Put" || absl::string_view(method) == "Get";
     for (const std::string& path : config_.data_paths) {
