@@ -130,6 +130,9 @@ TEST_F(ServiceCallTest, DamageIsToldBeforeAnythingIsMissing) {
   executor_.RunAll();
   ASSERT_EQ(deliveries.size(), 2u);
   EXPECT_EQ(deliveries[0].kind, PlaneDelivery::Kind::kDamage);
+  const PlaneSpec& damaged = layout_.planes().back();
+  EXPECT_EQ(deliveries[0].layer, damaged.layer) << "it names the plane that is damaged";
+  EXPECT_EQ(deliveries[0].plane_kind, damaged.kind);
   EXPECT_EQ(deliveries[1].kind, PlaneDelivery::Kind::kEnd);
   EXPECT_EQ(stats_.totals().checksum_failures, 1u);
   EXPECT_EQ(Lookup(), 0u);

@@ -160,6 +160,7 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
   Slot& slot = *job.slot;
   const PlaneSpec& spec = space_->layout().planes()[job.plane];
   slot.held = job.held;
+  slot.plane = job.plane;
   slot.delivery.block = held_[job.held]->index;
   slot.delivery.layer = spec.layer;
   slot.delivery.plane_kind = spec.kind;
@@ -209,7 +210,7 @@ void GetCall::Produce(const Job& job) {
 
 bool GetCall::IsUnwanted(const HeldBlock& block) {
   absl::MutexLock lock(&mu_);
-  return cancelled_ || block.damaged;
+  return cancelled_ || block.damaged_plane;
 }
 
 absl::StatusOr<GetCall::RecordBytes> GetCall::Fetch(HeldBlock& block, size_t plane) const {
@@ -253,8 +254,8 @@ void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
     absl::MutexLock lock(&mu_);
     slot.failed = !status.ok();
     if (slot.failed && !absl::IsCancelled(status)) {
-      first = !block.damaged;
-      block.damaged = true;
+      first = !block.damaged_plane;
+      if (first) block.damaged_plane = slot.plane;
     }
     slot.ready = true;
   }
@@ -288,8 +289,12 @@ PlaneDelivery GetCall::TakeFront() {
   PlaneDelivery& delivery = slot->delivery;
   if (slot->failed) {
     // Be it the damaged plane or, earlier in the order, one that was not prepared any more: the
-    // client is told before it misses anything.
-    held_[slot->held]->told = true;
+    // client is told before it misses anything, and of the plane that is damaged.
+    HeldBlock& block = *held_[slot->held];
+    block.told = true;
+    const PlaneSpec& damaged = space_->layout().planes()[block.damaged_plane.value_or(slot->plane)];
+    delivery.layer = damaged.layer;
+    delivery.plane_kind = damaged.kind;
     delivery.kind = PlaneDelivery::Kind::kDamage;
     delivery.bytes = {};
     if (slot->piece) ring_.Give(slot->piece->ticket);

@@ -83,8 +83,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::once_flag opened;
     absl::StatusOr<RecordIndex> record;  // once opened
     BlockRotary rotary;                  // once opened
-    bool damaged = false;                // guarded by mu_: no use in preparing more of it
-    bool told = false;                   // guarded by mu_: the client knows; the rest is skipped
+    // The layout's index of the plane that was found damaged first: no use in preparing more of the
+    // block. Guarded by mu_.
+    std::optional<size_t> damaged_plane;
+    bool told = false;  // guarded by mu_: the client knows; the rest is skipped
   };
   // Bytes of a record where they lie, or a copy when they lie in pieces.
   struct RecordBytes {
@@ -96,6 +98,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     PlaneDelivery delivery;
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
     size_t held = 0;                       // whose plane it is
+    size_t plane = 0;                      // which of the layout's
     size_t bytes = 0;                      // raw, of the plane
     bool ready = false;
     bool failed = false;
