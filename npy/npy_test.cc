@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temp_dir.h"
 
 namespace kvstow {
 namespace {
@@ -65,7 +66,8 @@ TEST(Npy, ReadsWhatNumPyWrites) {
 }
 
 TEST(Npy, KeepsFilesInPlace) {
-  const std::string path = ::testing::TempDir() + "/kvstow_npy_test.npy";
+  const testing::TempDir dir;
+  const std::string path = dir.path() + "/array.npy";
   const NpyArray array{NpyType::kFp32, {2}, std::vector<std::byte>(8)};
   ASSERT_TRUE(WriteNpy(path, array).ok());
   const auto back = ReadNpy(path);

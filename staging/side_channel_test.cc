@@ -4,17 +4,13 @@
 #include <sys/un.h>
 
 #include <cstring>
-#include <filesystem>
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "tests/testing/temp_dir.h"
 
 namespace kvstow {
 namespace {
-
-std::string TempSocket(const char* name) {
-  return (std::filesystem::path(::testing::TempDir()) / name).string();
-}
 
 OwnedFd Accept(const OwnedFd& listener) {
   int fd = -1;
@@ -32,7 +28,8 @@ StagingRequest Await(const OwnedFd& connection) {
 
 class SideChannelTest : public ::testing::Test {
  protected:
-  const std::string path_ = TempSocket("side_channel_test.sock");
+  const testing::TempDir dir_;
+  const std::string path_ = dir_.path() + "/side";
   OwnedFd listener_ = *ListenSideChannel(path_);
 };
 
@@ -70,7 +67,7 @@ TEST_F(SideChannelTest, RefusalsKeepTheirWords) {
 }
 
 TEST_F(SideChannelTest, NobodyThere) {
-  EXPECT_EQ(RequestRegion(TempSocket("no.sock"), {}, absl::Seconds(1)).status().code(),
+  EXPECT_EQ(RequestRegion(dir_.path() + "/nobody", {}, absl::Seconds(1)).status().code(),
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(RequestRegion(std::string(200, 'x'), {}, absl::Seconds(1)).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -12,6 +12,7 @@
 #include "client/tool/flag_set.h"
 #include "client/tool/format.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temp_dir.h"
 
 namespace kvstow::tool {
 namespace {
@@ -111,7 +112,8 @@ TEST(ToolTest, NoDaemonSaysWhatToDo) {
 
 TEST(ToolTest, PutLookupGetDrop) {
   client::testing::FakeDaemon daemon;
-  const std::string folder = ::testing::TempDir();
+  const testing::TempDir dir;
+  const std::string& folder = dir.path();
   const std::string target = " --target=" + daemon.target();
   const std::string space = folder + "/tool_test_space.textproto";
   const std::string prompt = " --tokens=" + kTraces + "text_tokens.npy --space=" + space + target;

@@ -1,33 +1,14 @@
 // A real daemon in this process, on a Unix socket in a folder of its own.
 #pragma once
 
-#include <stdlib.h>
-
-#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "gtest/gtest.h"
 #include "server/app/daemon.h"
+#include "tests/testing/temp_dir.h"
 
 namespace kvstow::testing {
-
-class TempDir {
- public:
-  TempDir() {
-    char name[] = "/tmp/kvstow-test-XXXXXX";  // short: a socket's path has 107 bytes
-    path_ = mkdtemp(name);
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempDir(const TempDir&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 class DaemonTest : public ::testing::Test {
  protected:
