@@ -18,7 +18,7 @@ namespace kvstow::client {
 
 // `Base` is OngoingPut or OngoingGet. Thread-safe.
 template <typename Base, typename Result>
-class OngoingCall final : public Base {
+class OngoingCall : public Base {
  public:
   struct Plan {
     std::shared_ptr<void> keep;  // lives as long as the call's owner keeps it
@@ -55,8 +55,9 @@ class OngoingCall final : public Base {
     Withdraw(absl::CancelledError("given up before it began"));
     AwaitDone(absl::InfiniteDuration());
   }
-  // Of OngoingPut.
-  void LayerReady(uint32_t layer) { control_.AllowLayer(layer); }
+
+ protected:
+  CallControl& control() { return control_; }
 
  private:
   bool AwaitDone(absl::Duration timeout) {
@@ -81,5 +82,12 @@ class OngoingCall final : public Base {
   Result result_ ABSL_GUARDED_BY(mu_);
   bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
+
+class StartedPut final : public OngoingCall<OngoingPut, PutBlocksResult> {
+ public:
+  using OngoingCall::OngoingCall;
+  void LayerReady(uint32_t layer) override { control().AllowLayer(layer); }
+};
+using StartedGet = OngoingCall<OngoingGet, GetBlocksResult>;
 
 }  // namespace kvstow::client

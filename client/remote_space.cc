@@ -139,36 +139,34 @@ std::unique_ptr<OngoingPut> RemoteSpace::StartPut(
     PutBlocksRequest request, std::function<void(const PutBlocksResult&)> on_done) {
   const auto deadline = Deadline::In(request.deadline, link_->options().put_deadline);
   const size_t blocks = request.keys.size();
-  using Call = OngoingCall<OngoingPut, PutBlocksResult>;
-  return std::make_unique<Call>(
-      Call::Plan{shared_from_this(), link_->put_threads(), deadline,
-                 [this, deadline, request = std::move(request)](CallControl* control) {
-                   return Put(request, deadline, control);
-                 },
-                 [blocks](absl::Status why) {
-                   PutBlocksResult unmade;
-                   unmade.blocks.resize(blocks);
-                   unmade.status = std::move(why);
-                   return unmade;
-                 },
-                 std::move(on_done)});
+  return std::make_unique<StartedPut>(
+      StartedPut::Plan{shared_from_this(), link_->put_threads(), deadline,
+                       [this, deadline, request = std::move(request)](CallControl* control) {
+                         return Put(request, deadline, control);
+                       },
+                       [blocks](absl::Status why) {
+                         PutBlocksResult unmade;
+                         unmade.blocks.resize(blocks);
+                         unmade.status = std::move(why);
+                         return unmade;
+                       },
+                       std::move(on_done)});
 }
 
 std::unique_ptr<OngoingGet> RemoteSpace::StartGet(
     GetBlocksRequest request, std::function<void(const GetBlocksResult&)> on_done) {
   const auto deadline = Deadline::In(request.deadline, link_->options().get_deadline);
-  using Call = OngoingCall<OngoingGet, GetBlocksResult>;
-  return std::make_unique<Call>(
-      Call::Plan{shared_from_this(), link_->get_threads(), deadline,
-                 [this, deadline, request = std::move(request)](CallControl* control) {
-                   return Get(request, deadline, control);
-                 },
-                 [](absl::Status why) {
-                   GetBlocksResult unmade;
-                   unmade.status = std::move(why);
-                   return unmade;
-                 },
-                 std::move(on_done)});
+  return std::make_unique<StartedGet>(
+      StartedGet::Plan{shared_from_this(), link_->get_threads(), deadline,
+                       [this, deadline, request = std::move(request)](CallControl* control) {
+                         return Get(request, deadline, control);
+                       },
+                       [](absl::Status why) {
+                         GetBlocksResult unmade;
+                         unmade.status = std::move(why);
+                         return unmade;
+                       },
+                       std::move(on_done)});
 }
 
 PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline& deadline,
