@@ -193,6 +193,8 @@ absl::string_view RefusalName(v1::Refusal refusal) {
       return "full";
     case v1::REFUSAL_TOO_LARGE:
       return "too_large";
+    case v1::REFUSAL_QUOTA:
+      return "quota";
     case v1::REFUSAL_LEASE_QUOTA:
       return "lease_quota";
     case v1::REFUSAL_BEHIND:

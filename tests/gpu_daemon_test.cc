@@ -26,7 +26,7 @@ class GpuDaemonTest : public DaemonTest {
   GpuDaemonTest() {
     config_.device = DaemonConfig::Device::kCuda;
     config_.gpu_plugin = FAKE_PLUGIN;
-    config_.metrics_address = "127.0.0.1:0";
+    config_.metrics.address = "127.0.0.1:0";
   }
   void Start() {
     StartDaemon();

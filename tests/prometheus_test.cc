@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 class PrometheusTest : public DaemonTest {
  protected:
   void SetUp() override {
-    config_.metrics_address = "127.0.0.1:0";
+    config_.metrics.address = "127.0.0.1:0";
     StartDaemon();
     worker_ = std::make_unique<RawWorker>(target());
     worker_->OpenSmall();

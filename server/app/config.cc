@@ -1,16 +1,20 @@
 #include "server/app/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "server/app/config.pb.h"
+#include "server/auth/pem_files.h"
 #include "server/core/status_macros.h"
 
 namespace kvstow {
@@ -140,16 +144,128 @@ absl::Status CheckHoldsABlock(absl::string_view field, uint64_t bytes) {
   return Invalid(field, "less than 1MiB holds no block; give it more");
 }
 
+absl::Status SetMetricsSecurity(const Config::MetricsSecurity& in, DaemonConfig* out) {
+  if (!in.certificate().empty()) {
+    if (absl::Status s = CheckCertificate(in.certificate(), in.certificate(), absl::Now()); !s.ok())
+      return Invalid("metrics_security.certificate", s.message());
+  }
+  if (in.user().empty() != in.password_file().empty()) {
+    return Invalid("metrics_security", "user and password_file go together");
+  }
+  out->metrics.certificate = in.certificate();
+  out->metrics.user = in.user();
+  if (in.password_file().empty()) return absl::OkStatus();
+  std::ifstream file(in.password_file());
+  std::getline(file, out->metrics.password);
+  if (out->metrics.password.empty()) {
+    return Invalid("metrics_security.password_file",
+                   absl::StrCat(in.password_file(), " cannot be read or has no first line"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SetTls(const Config& in, DaemonConfig* out) {
+  const Config::Tls& tls = in.tls();
+  if (tls.certificate().empty() && tls.key().empty() && tls.client_ca().empty()) {
+    return absl::OkStatus();
+  }
+  if (in.tcp().empty()) return Invalid("tls", "secures TCP, and tcp is not set");
+  if (tls.certificate().empty() || tls.key().empty()) {
+    return Invalid("tls", "certificate and key go together; set both");
+  }
+  if (absl::Status s = CheckCertificate(tls.certificate(), tls.key(), absl::Now()); !s.ok())
+    return Invalid("tls", s.message());
+  out->rpc.tls.certificate = tls.certificate();
+  out->rpc.tls.key = tls.key();
+  if (tls.client_ca().empty()) return absl::OkStatus();
+  if (absl::Status s = CheckAuthorities(tls.client_ca(), absl::Now()); !s.ok())
+    return Invalid("tls.client_ca", s.message());
+  out->rpc.tls.client_ca = tls.client_ca();
+  // Where tokens tell who calls, a certificate may be shown and need not.
+  out->rpc.tls.require_client_certificate =
+      std::none_of(in.tenant().begin(), in.tenant().end(),
+                   [](const Config::Tenant& tenant) { return !tenant.token_file().empty(); });
+  return absl::OkStatus();
+}
+
+absl::Status SetQuota(const std::string& field, const Config::Quota& in, DaemonConfig* out) {
+  TenantQuota quota;
+  const auto set_size = [&](absl::string_view name, const std::string& text,
+                            uint64_t* bytes) -> absl::Status {
+    if (text.empty()) return absl::OkStatus();
+    KVSTOW_ASSIGN_OR_RETURN(*bytes, Size(absl::StrCat(field, ".", name), text));
+    return absl::OkStatus();
+  };
+  KVSTOW_RETURN_IF_ERROR(set_size("host_tier", in.host_tier(), &quota.host_bytes));
+  KVSTOW_RETURN_IF_ERROR(set_size("gpu_tier", in.gpu_tier(), &quota.gpu_bytes));
+  KVSTOW_RETURN_IF_ERROR(set_size("leased", in.leased(), &quota.leased_bytes));
+  TenantCallLimits calls;
+  if (in.has_streams()) {
+    KVSTOW_RETURN_IF_ERROR(CheckPositive(absl::StrCat(field, ".streams"), in.streams()));
+    calls.streams = in.streams();
+  }
+  if (in.has_requests_per_second()) {
+    if (!std::isfinite(in.requests_per_second()) || in.requests_per_second() <= 0) {
+      return Invalid(absl::StrCat(field, ".requests_per_second"),
+                     absl::StrCat(in.requests_per_second(),
+                                  " would stop all work; give a rate above 0, or leave it out"));
+    }
+    calls.requests_per_second = in.requests_per_second();
+  }
+  uint32_t sessions = 0;
+  if (in.has_sessions()) {
+    KVSTOW_RETURN_IF_ERROR(CheckPositive(absl::StrCat(field, ".sessions"), in.sessions()));
+    sessions = in.sessions();
+  }
+  out->store.quotas.push_back(quota);
+  out->rpc.tenants.push_back(calls);
+  out->limits.tenant_sessions.push_back(sessions);
+  return absl::OkStatus();
+}
+
+bool IsTenantName(const std::string& name) {
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-';
+  });
+}
+
+absl::Status SetTenants(const Config& in, DaemonConfig* out) {
+  for (const Config::Tenant& tenant : in.tenant()) {
+    const std::string field = absl::StrCat("tenant '", tenant.name(), "'");
+    if (!IsTenantName(tenant.name())) {
+      return Invalid(field, "a name has 1 to 64 letters, digits, '_', '.' or '-'");
+    }
+    TenantIdentity identity{.name = tenant.name(), .admin = tenant.admin()};
+    identity.certificate_names.assign(tenant.certificate().begin(), tenant.certificate().end());
+    identity.token_file = tenant.token_file();
+    identity.users.assign(tenant.user().begin(), tenant.user().end());
+    if (!identity.certificate_names.empty() && in.tls().client_ca().empty()) {
+      return Invalid(field, "has certificates, and tls.client_ca, which checks them, is not set");
+    }
+    if (identity.certificate_names.empty() && identity.token_file.empty() &&
+        in.unix_tenant() != identity.name) {
+      return Invalid(field,
+                     "nobody can be it; give it a certificate or a token_file, or make it the "
+                     "unix_tenant");
+    }
+    out->tenants.push_back(std::move(identity));
+    KVSTOW_RETURN_IF_ERROR(SetQuota(absl::StrCat(field, " quota"), tenant.quota(), out));
+  }
+  out->unix_tenant = in.unix_tenant();
+  // Reads the token files, too: what is wrong with them is said before anything is bound.
+  return Tenants::Create(out->tenants, out->unix_tenant).status();
+}
+
 absl::Status SetListeners(const Config& in, DaemonConfig* out) {
   out->insecure = in.insecure();
   if (in.unix_socket() != "none") out->rpc.unix_socket = in.unix_socket();
   out->rpc.tcp_address = in.tcp();
   if (!in.tcp().empty()) {
     KVSTOW_RETURN_IF_ERROR(CheckHostPort("tcp", in.tcp()));
-    if (!in.insecure()) {
+    if (!in.insecure() && in.tls().certificate().empty()) {
       return Invalid("tcp",
-                     "TCP is in clear, and KV is prompt content. Use the Unix socket, or say "
-                     "--insecure if everybody who can reach the port may read it");
+                     "without tls it is in clear, and KV is prompt content. Set tls, use the Unix "
+                     "socket, or say --insecure if everybody who can reach the port may read it");
     }
   }
   if (out->rpc.unix_socket.empty() && out->rpc.tcp_address.empty()) {
@@ -157,7 +273,8 @@ absl::Status SetListeners(const Config& in, DaemonConfig* out) {
   }
   if (in.metrics() != "none") {
     KVSTOW_RETURN_IF_ERROR(CheckHostPort("metrics", in.metrics()));
-    out->metrics_address = in.metrics();
+    out->metrics.address = in.metrics();
+    KVSTOW_RETURN_IF_ERROR(SetMetricsSecurity(in.metrics_security(), out));
   }
   out->rpc.reflection = in.reflection();
   return absl::OkStatus();
@@ -245,6 +362,8 @@ absl::Status SetDevice(const Config& in, DaemonConfig* out) {
 absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   DaemonConfig out;
   KVSTOW_RETURN_IF_ERROR(SetListeners(in, &out));
+  KVSTOW_RETURN_IF_ERROR(SetTls(in, &out));
+  KVSTOW_RETURN_IF_ERROR(SetTenants(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetLimits(in.limits(), &out));
   KVSTOW_RETURN_IF_ERROR(SetEviction(in.eviction(), &out));
   KVSTOW_RETURN_IF_ERROR(CheckLogLevel(in.log_level()));

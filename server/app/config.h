@@ -5,8 +5,10 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/auth/tenants.h"
 #include "server/core/service.h"
 #include "server/core/store.h"
+#include "server/obs/metrics_listener.h"
 #include "server/rpc/rpc_server.h"
 #include "server/staging/staging_listener.h"
 
@@ -16,13 +18,15 @@ struct DaemonConfig {
   std::string source;  // for the start-up line: "embedded defaults" or the file's path
   RpcServerOptions rpc;
   bool insecure = false;
+  std::vector<TenantIdentity> tenants;
+  std::string unix_tenant;
   uint64_t host_tier_bytes = 0;
   enum class Device { kAuto, kCpu, kCuda } device = Device::kAuto;
   int device_index = 0;
   std::string gpu_plugin;       // empty: look for it
   uint64_t gpu_tier_bytes = 0;  // 0 for none
-  std::string metrics_address;  // empty for none
-  uint32_t threads = 0;         // resolved: at least 1
+  MetricsListenerOptions metrics;
+  uint32_t threads = 0;  // resolved: at least 1
   std::string log_level;
   absl::Duration shutdown_grace;
   ServiceLimits limits;

@@ -49,6 +49,7 @@ void FillTotals(const Totals& totals, v1::StatsResponse* out) {
 struct Daemon::Parts {
   SteadyClock clock;
   SystemRandom random;
+  std::unique_ptr<Tenants> tenants;
   absl::Time started = clock.Now();
   std::shared_ptr<Metrics> metrics;
   Accelerator gpu;
@@ -64,6 +65,8 @@ struct Daemon::Parts {
   std::unique_ptr<MetricsListener> metrics_listener;
   bool gpu_was_healthy = true;  // as told last
   bool gpu_tier_lost = false;   // told to the store
+  absl::Time next_reload = absl::InfinitePast();
+  bool tokens_reloaded = true;  // the last time
   absl::Notification stop_maintenance;
   std::thread maintenance;
 
@@ -72,6 +75,7 @@ struct Daemon::Parts {
   Metrics::Gauges ReadGauges() const;
   bool gpu_healthy() const;
   void TellGpuHealth();
+  void ReloadTokens();
   void Maintain();
   void LogStart(const DaemonConfig& config) const;
 };
@@ -83,7 +87,7 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   if (gpu.device != nullptr) host->StartPinning(gpu.device.get());
   std::vector<Tier*> tiers = {host.get()};
   if (gpu.tier != nullptr) tiers.insert(tiers.begin(), gpu.tier.get());
-  MetricsConfig counted = {{"default"}, {}, kVersion, {"cpu"}};
+  MetricsConfig counted = {tenants->names(), {}, kVersion, {"cpu"}};
   for (const Tier* tier : tiers) counted.tiers.push_back(tier->kind());
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
   if (config.staging.budget_bytes > 0) counted.data_paths.push_back("shm");
@@ -105,6 +109,7 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
 }
 
 absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
+  KVSTOW_ASSIGN_OR_RETURN(tenants, Tenants::Create(config.tenants, config.unix_tenant));
   KVSTOW_RETURN_IF_ERROR(StartData(config));
   PlaneCodec* codec = cpu_codec.get();
   if (gpu_codec != nullptr) codec = gpu_codec.get();
@@ -118,8 +123,8 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   RpcServerOptions rpc_options = config.rpc;
   // First, so that whoever finds the daemon finds its side channel.
   if (config.staging.budget_bytes > 0) {
-    auto listener =
-        StagingListener::Start(config.rpc.unix_socket, config.staging, service.get(), &clock);
+    auto listener = StagingListener::Start(config.rpc.unix_socket, config.staging, service.get(),
+                                           tenants.get(), &clock);
     // The side channel's path is the longer one.
     if (absl::IsInvalidArgument(listener.status())) {
       spdlog::warn("kvstowd shares no memory: {}", std::string(listener.status().message()));
@@ -129,12 +134,12 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
       rpc_options.data_paths.push_back("shm");
     }
   }
-  KVSTOW_ASSIGN_OR_RETURN(rpc, RpcServer::Start(rpc_options, service.get(), &clock, metrics.get(),
-                                                kVersion, NewInstanceId(random), fill_stats));
+  KVSTOW_ASSIGN_OR_RETURN(
+      rpc, RpcServer::Start(rpc_options, service.get(), &clock, metrics.get(), tenants.get(),
+                            kVersion, NewInstanceId(random), fill_stats));
   metrics->SetGaugeSource([this] { return ReadGauges(); });
-  if (!config.metrics_address.empty()) {
-    KVSTOW_ASSIGN_OR_RETURN(metrics_listener,
-                            MetricsListener::Start(config.metrics_address, metrics));
+  if (!config.metrics.address.empty()) {
+    KVSTOW_ASSIGN_OR_RETURN(metrics_listener, MetricsListener::Start(config.metrics, metrics));
   }
   TellGpuHealth();
   maintenance = std::thread([this] { Maintain(); });
@@ -147,7 +152,19 @@ void Daemon::Parts::Maintain() {
     service->Maintain();
     rpc->Maintain();
     TellGpuHealth();
+    ReloadTokens();
   }
+}
+
+// Every second or so: whoever revokes a token wants it gone.
+void Daemon::Parts::ReloadTokens() {
+  if (clock.Now() < next_reload) return;
+  next_reload = clock.Now() + absl::Seconds(1);
+  const absl::Status status = tenants->ReloadTokens();
+  if (!status.ok() && tokens_reloaded) {
+    spdlog::error("kvstowd keeps the tokens it has: {}", std::string(status.message()));
+  }
+  tokens_reloaded = status.ok();
 }
 
 Metrics::Gauges Daemon::Parts::ReadGauges() const {
@@ -187,10 +204,11 @@ void Daemon::Parts::LogStart(const DaemonConfig& config) const {
       gpu.tier == nullptr ? "" : absl::StrCat("gpu:", config.gpu_tier_bytes >> 20, "MiB,");
   spdlog::info(
       "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa=\"{}\" threads={} "
-      "tiers={}host:{}MiB staging={}MiB listeners={} insecure={} metrics={}",
+      "tiers={}host:{}MiB staging={}MiB listeners={} tls={} insecure={} tenants={} metrics={}",
       kVersion, config.source, std::string(codec.device()), std::string(codec.description()),
       config.threads, gpu_tier, config.host_tier_bytes >> 20, config.staging.budget_bytes >> 20,
-      absl::StrJoin(rpc->listeners(), ","), config.insecure,
+      absl::StrJoin(rpc->listeners(), ","), config.rpc.tls.enabled() ? "on" : "off",
+      config.insecure, absl::StrJoin(tenants->names(), ","),
       metrics_listener ? metrics_listener->address() : "none");
   if (gpu.device == nullptr) spdlog::info("kvstowd uses no GPU: {}", gpu.why_not);
 }

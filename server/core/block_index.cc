@@ -8,8 +8,8 @@
 
 namespace kvstow {
 
-BlockIndex::BlockIndex(uint64_t hash_seed, EvictionQueue* queue, size_t tiers)
-    : hash_seed_(hash_seed), queue_(queue), evictable_by_tier_(tiers > 1 ? tiers : 0) {}
+BlockIndex::BlockIndex(uint64_t hash_seed, TenantQueues* queues, size_t tiers)
+    : hash_seed_(hash_seed), queues_(queues), tiers_(tiers) {}
 
 BlockIndex::~BlockIndex() {
   for (const auto& space : spaces_) {
@@ -32,6 +32,8 @@ Space* BlockIndex::AddSpace(TenantId tenant, const Fingerprint& fingerprint,
   space->block_tokens = block_tokens;
   space->blocks = BlockTable(0, BlockKeyHash{hash_seed_}, BlockKeyEq{});
   spaces_.push_back(std::move(space));
+  queues_->Add(tenant);
+  evictable_.resize(queues_->tenants() * tiers_);
   return spaces_.back().get();
 }
 
@@ -102,8 +104,8 @@ void BlockIndex::Retire(Block* block) {
   // Not visible any more before its children leave it: they must not make it an evictable leaf.
   block->visible = false;
   --visible_blocks_;
-  queue_->Remove(block);
-  queue_->Forget(block);
+  queues_->Of(block).Remove(block);
+  queues_->Of(block).Forget(block);
   Unlink(block);
   space->blocks.erase(block);
   if (!block->is_leaf()) {
@@ -156,7 +158,7 @@ Block* BlockIndex::NewBlock(Space* space, const BlockKey& key, uint64_t first_po
 void BlockIndex::AddAnchor(Block* block) {
   // An ancestor that has an anchor already counts this path.
   for (; block != nullptr && block->anchors++ == 0; block = block->parent) {
-    queue_->Remove(block);
+    queues_->Of(block).Remove(block);
     SubtractEvictable(*block);
   }
 }
@@ -176,7 +178,7 @@ void BlockIndex::Link(Block* block, Block* parent) {
   if (head != nullptr) head->previous_sibling = block;
   head = block;
   if (parent == nullptr) return;
-  queue_->Remove(parent);
+  queues_->Of(parent).Remove(parent);
   ++parent->children;
   if (block->anchors > 0) AddAnchor(parent);
 }
@@ -204,24 +206,20 @@ void BlockIndex::Unlink(Block* block) {
 void BlockIndex::QueueIfEvictable(Block* block) {
   if (block->visible && block->anchors == 0 && block->is_leaf() &&
       block->queue_position == kNotQueued) {
-    queue_->Insert(block);
+    queues_->Of(block).Insert(block);
   }
 }
 
 void BlockIndex::AddEvictable(const Block& block) {
   evictable_bytes_ += block.physical_bytes;
-  if (evictable_by_tier_.empty()) return;
-  for (const Record& record : block.records()) {
-    evictable_by_tier_[record.tier] += record.physical_bytes;
-  }
+  uint64_t* const by_tier = &evictable_[static_cast<size_t>(block.space->tenant) * tiers_];
+  for (const Record& record : block.records()) by_tier[record.tier] += record.physical_bytes;
 }
 
 void BlockIndex::SubtractEvictable(const Block& block) {
   evictable_bytes_ -= block.physical_bytes;
-  if (evictable_by_tier_.empty()) return;
-  for (const Record& record : block.records()) {
-    evictable_by_tier_[record.tier] -= record.physical_bytes;
-  }
+  uint64_t* const by_tier = &evictable_[static_cast<size_t>(block.space->tenant) * tiers_];
+  for (const Record& record : block.records()) by_tier[record.tier] -= record.physical_bytes;
 }
 
 }  // namespace kvstow

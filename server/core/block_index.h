@@ -1,10 +1,10 @@
 // The blocks of all spaces: a hash table a space, and the forest of parents and children over it.
 //
 // Keeps count of what holds a block (Block::anchors), so that "could room be made" is one
-// comparison, and tells the EvictionQueue which blocks are evictable leaves: visible, without
-// children, without anchors.
+// comparison, and tells the tenants' EvictionQueues which blocks are evictable leaves: visible,
+// without children, without anchors.
 //
-// Not thread-safe. Owns spaces and blocks; the queue outlives it.
+// Not thread-safe. Owns spaces and blocks; the queues outlive it.
 //
 // Invariants
 // 1. A visible block's parent, if it has one, is visible.
@@ -19,13 +19,13 @@
 #include <vector>
 
 #include "server/core/block.h"
-#include "server/core/eviction_queue.h"
+#include "server/core/tenant_queues.h"
 
 namespace kvstow {
 
 class BlockIndex {
  public:
-  BlockIndex(uint64_t hash_seed, EvictionQueue* queue, size_t tiers = 1);
+  BlockIndex(uint64_t hash_seed, TenantQueues* queues, size_t tiers = 1);
   ~BlockIndex();
   BlockIndex(const BlockIndex&) = delete;
   BlockIndex& operator=(const BlockIndex&) = delete;
@@ -71,9 +71,19 @@ class BlockIndex {
   uint64_t visible_blocks() const { return visible_blocks_; }
   // What evicting all that can be evicted would free.
   uint64_t evictable_bytes() const { return evictable_bytes_; }
-  // And of that, in one tier.
+  // And of that, in one tier; of one tenant; both.
   uint64_t evictable_bytes_in(size_t tier) const {
-    return evictable_by_tier_.empty() ? evictable_bytes_ : evictable_by_tier_[tier];
+    uint64_t bytes = 0;
+    for (size_t i = tier; i < evictable_.size(); i += tiers_) bytes += evictable_[i];
+    return bytes;
+  }
+  uint64_t evictable_bytes_of(TenantId tenant) const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < tiers_; ++i) bytes += evictable_bytes_of(tenant, i);
+    return bytes;
+  }
+  uint64_t evictable_bytes_of(TenantId tenant, size_t tier) const {
+    return evictable_[static_cast<size_t>(tenant) * tiers_ + tier];
   }
 
  private:
@@ -97,11 +107,12 @@ class BlockIndex {
   void SubtractEvictable(const Block& block);
 
   const uint64_t hash_seed_;
-  EvictionQueue* const queue_;
+  TenantQueues* const queues_;
   std::vector<std::unique_ptr<Space>> spaces_;
   uint64_t visible_blocks_ = 0;
   uint64_t evictable_bytes_ = 0;
-  std::vector<uint64_t> evictable_by_tier_;  // empty when there is one tier
+  const size_t tiers_;
+  std::vector<uint64_t> evictable_;  // by tenant, then by tier
   std::vector<std::unique_ptr<PoolSlot[]>> chunks_;
   PoolSlot* free_slots_ = nullptr;
 };

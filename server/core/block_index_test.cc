@@ -31,8 +31,9 @@ class BlockIndexTest : public testing::Test {
     index_.Destroy(block);
   }
 
-  EvictionQueue queue_{1000};
-  BlockIndex index_{1, &queue_};
+  TenantQueues queues_{{}, 1000, 1};
+  BlockIndex index_{1, &queues_};
+  EvictionQueue& queue_ = queues_.Of(kDefaultTenant);
   Space* space_ = index_.AddSpace(kDefaultTenant, Fingerprint{}, {0}, 1);
 };
 

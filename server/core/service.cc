@@ -40,14 +40,14 @@ RecordInspection InspectRecord(Store& store, const SpaceContext& space, const Bl
 }  // namespace
 
 Service::Service(ServiceLimits limits, Parts parts)
-    : limits_(limits),
+    : limits_(std::move(limits)),
       random_(parts.random),
-      inflight_(limits.max_inflight_bytes),
-      staged_(limits.max_staged_bytes),
+      inflight_(limits_.max_inflight_bytes),
+      staged_(limits_.max_staged_bytes),
       context_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
                *parts.stats, inflight_,    staged_},
-      hub_(limits.watch_queue),
-      sessions_(parts.random, parts.store, limits.max_sessions) {
+      hub_(limits_.watch_queue),
+      sessions_(parts.random, parts.store, limits_.max_sessions, limits_.tenant_sessions) {
   context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
 }
 

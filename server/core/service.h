@@ -29,6 +29,7 @@ struct ServiceLimits {
   uint32_t max_blocks_per_put = 256;
   uint32_t max_blocks_per_get = 1024;
   uint32_t max_sessions = 10000;
+  std::vector<uint32_t> tenant_sessions = {};  // by TenantId; 0, and beyond the list: no limit
   uint32_t max_spaces_per_session = 64;
   uint32_t max_spaces = 4096;  // distinct ones over the daemon's life: the store remembers each
   uint64_t max_inflight_bytes = uint64_t{256} << 20;

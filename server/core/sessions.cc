@@ -80,8 +80,23 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::s
     return absl::ResourceExhaustedError(
         absl::StrCat("all ", max_sessions_, " sessions are taken; raise max_sessions"));
   }
+  size_t* const count = CountOf(tenant);
+  if (count != nullptr) {
+    const uint32_t most = tenant_sessions_[static_cast<size_t>(tenant)];
+    if (*count >= most) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("all ", most, " sessions of this tenant are taken; raise quota.sessions"));
+    }
+    ++*count;
+  }
   sessions_.emplace(id, session);
   return session;
+}
+
+size_t* Sessions::CountOf(TenantId tenant) {
+  const auto index = static_cast<size_t>(tenant);
+  if (index >= tenant_sessions_.size() || tenant_sessions_[index] == 0) return nullptr;
+  return &counts_[index];
 }
 
 void Sessions::End(const SessionId& id) {
@@ -92,6 +107,7 @@ void Sessions::End(const SessionId& id) {
     if (it == sessions_.end()) return;
     session = std::move(it->second);
     sessions_.erase(it);
+    if (size_t* count = CountOf(session->tenant())) --*count;
   }
   session->End();
   store_->ReleaseAll(id);

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -58,10 +60,16 @@ class Session {
 
 class Sessions {
  public:
-  Sessions(RandomSource* random, Store* store, uint32_t max_sessions)
-      : random_(random), store_(store), max_sessions_(max_sessions) {}
+  // `tenant_sessions` by TenantId; 0, and tenants beyond the list, for no limit of their own.
+  Sessions(RandomSource* random, Store* store, uint32_t max_sessions,
+           std::vector<uint32_t> tenant_sessions = {})
+      : random_(random),
+        store_(store),
+        max_sessions_(max_sessions),
+        tenant_sessions_(std::move(tenant_sessions)),
+        counts_(tenant_sessions_.size()) {}
 
-  // RESOURCE_EXHAUSTED beyond max_sessions.
+  // RESOURCE_EXHAUSTED beyond max_sessions or the tenant's own limit.
   absl::StatusOr<std::shared_ptr<Session>> Begin(TenantId tenant, std::string client_name);
   void End(const SessionId& id);
   // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look
@@ -75,8 +83,13 @@ class Sessions {
   RandomSource* const random_;
   Store* const store_;
   const uint32_t max_sessions_;
+  const std::vector<uint32_t> tenant_sessions_;
+  // Null for a tenant without a limit.
+  size_t* CountOf(TenantId tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   mutable absl::Mutex mu_;
   absl::flat_hash_map<SessionId, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mu_);
+  std::vector<size_t> counts_ ABSL_GUARDED_BY(mu_);  // open, as tenant_sessions_
 };
 
 }  // namespace kvstow

@@ -26,6 +26,8 @@ absl::string_view Name(Refusal refusal) {
       return "full";
     case Refusal::kTooLarge:
       return "too_large";
+    case Refusal::kQuota:
+      return "quota";
     case Refusal::kLeaseQuota:
       return "lease_quota";
     case Refusal::kBehind:

@@ -32,13 +32,14 @@ enum class Refusal {
   kPending,     // another call is putting this block
   kFull,        // no room that may be made: everything is leased or in use
   kTooLarge,    // larger than the tier
+  kQuota,       // the tenant's own limit of bytes
   kLeaseQuota,  // leased bytes are capped
   kBehind,      // too much work in flight
   kDraining,    // shutting down
 };
 inline constexpr Refusal kAllRefusals[] = {
-    Refusal::kNoParent,   Refusal::kPending, Refusal::kFull,    Refusal::kTooLarge,
-    Refusal::kLeaseQuota, Refusal::kBehind,  Refusal::kDraining};
+    Refusal::kNoParent, Refusal::kPending,    Refusal::kFull,   Refusal::kTooLarge,
+    Refusal::kQuota,    Refusal::kLeaseQuota, Refusal::kBehind, Refusal::kDraining};
 absl::string_view Name(Refusal refusal);
 
 enum class CodecDirection { kEncode, kDecode };

@@ -8,7 +8,7 @@
 // subtrees.
 // 3. A leased or pinned block, or one with a child still being put, is never evicted, nor are its
 //    ancestors. A dropped block's memory goes when its last pin does.
-// 4. Physical bytes in a tier never exceed its budget.
+// 4. Physical bytes in a tier never exceed its budget, nor a tenant's bytes in it its quota.
 // 5. A record that moves between tiers is whole in one of them at any time, and counts in both
 // while
 //    it is copied. What is pinned does not move.
@@ -43,6 +43,14 @@ struct Block;
 struct PendingCommit;
 class RecordMover;
 
+// What one tenant may have at most, in physical bytes. The tiers' part is also the tenant's weight
+// when tenants compete for a full tier.
+struct TenantQuota {
+  uint64_t gpu_bytes = UINT64_MAX;
+  uint64_t host_bytes = UINT64_MAX;
+  uint64_t leased_bytes = UINT64_MAX;
+};
+
 struct StoreOptions {
   // Of each tier's budget. Once usage passes `high`, Maintain() brings it down to `low`: of the
   // slowest tier by eviction, so that Commit seldom has to; of others by moving records on.
@@ -55,6 +63,8 @@ struct StoreOptions {
   absl::Duration max_lease_ttl = absl::Minutes(10);
   // Of the tiers' budgets together, per tenant.
   double max_leased_fraction = 0.80;
+  // By TenantId; tenants beyond the list have the default.
+  std::vector<TenantQuota> quotas = {};
   // Of records on their way between tiers. One larger than that moves alone.
   uint64_t max_moving_bytes = uint64_t{64} << 20;
   // Of the records handed to the mover at a time.
@@ -93,6 +103,7 @@ struct TenantSnapshot {
   TenantId tenant{};
   uint64_t blocks = 0;
   uint64_t physical_bytes = 0;
+  std::vector<uint64_t> tier_bytes;  // and of that, as StoreSnapshot::tiers
   uint64_t leased_bytes = 0;
   uint64_t leases = 0;
 };

@@ -29,17 +29,30 @@ Store::Impl::Impl(const StoreOptions& options, std::vector<Tier*> tiers, const C
       mover_(mover),
       capacity_bytes_(CapacityOf(tiers_)),
       lost_(tiers_.size()),
-      queue_(static_cast<uint64_t>(options.protected_fraction * capacity_bytes_), tiers_.size()),
-      index_(RandomSeed(random), &queue_, tiers_.size()),
+      queues_(ProtectedCaps(), static_cast<uint64_t>(options.protected_fraction * capacity_bytes_),
+              tiers_.size()),
+      index_(RandomSeed(random), &queues_, tiers_.size()),
       leases_(random),
       ledger_(tiers_.size()),
       fast_(mover != nullptr ? tiers_.size() - 1 : 0),
       promotions_(options.max_promotions) {
   if (fast_.empty()) return;
-  queue_.SetOnCooled([this](Block* block) {
+  queues_.SetOnCooled([this](Block* block) {
     mu_.AssertHeld();
     OnCooled(block);
   });
+}
+
+std::vector<uint64_t> Store::Impl::ProtectedCaps() const {
+  std::vector<uint64_t> caps;
+  for (size_t t = 0; t < options_.quotas.size(); ++t) {
+    double quota = 0;
+    for (size_t i = 0; i < tiers_.size(); ++i) {
+      quota += static_cast<double>(QuotaOf(TenantId(t), i));
+    }
+    caps.push_back(static_cast<uint64_t>(options_.protected_fraction * quota));
+  }
+  return caps;
 }
 
 Store::Impl::~Impl() {
@@ -64,7 +77,13 @@ SpaceId Store::Impl::AddSpace(TenantId tenant, const Fingerprint& fingerprint,
   expected_shards.erase(std::unique(expected_shards.begin(), expected_shards.end()),
                         expected_shards.end());
   absl::MutexLock lock(&mu_);
-  return index_.AddSpace(tenant, fingerprint, std::move(expected_shards), block_tokens)->id;
+  const SpaceId id =
+      index_.AddSpace(tenant, fingerprint, std::move(expected_shards), block_tokens)->id;
+  for (FastTier& tier : fast_) {
+    tier.queues.resize(queues_.tenants());
+    tier.leaving.resize(queues_.tenants());
+  }
+  return id;
 }
 
 void Store::Impl::StartDraining() {

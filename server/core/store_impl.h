@@ -1,8 +1,8 @@
 // Store's state and rules. store.cc forwards here; the rules are in files after what they are
 // about: store_lookup.cc (look-ups, leases), store_put.cc (reservations, commits, visibility),
-// store_room.cc (allocation, eviction, maintenance), store_removal.cc (pins, drops, damage),
-// store_demotion.cc, store_promotion.cc and store_move.cc (what moves between tiers, and how),
-// store_snapshot.cc.
+// store_room.cc (allocation, eviction, maintenance), store_quota.cc (what each tenant may have),
+// store_removal.cc (pins, drops, damage), store_demotion.cc, store_promotion.cc and store_move.cc
+// (what moves between tiers, and how), store_snapshot.cc.
 //
 // Thread safety: public methods lock mu_; the others say that they want it held.
 #pragma once
@@ -16,14 +16,15 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "server/core/block_index.h"
-#include "server/core/eviction_queue.h"
 #include "server/core/lease_table.h"
 #include "server/core/promotion_queue.h"
 #include "server/core/record_mover.h"
 #include "server/core/store.h"
 #include "server/core/store_ledger.h"
+#include "server/core/tenant_queues.h"
 #include "server/core/tier_queue.h"
 #include "server/core/waiting_blocks.h"
 
@@ -87,8 +88,9 @@ class Store::Impl {
   };
   // A tier that has a slower one behind it.
   struct FastTier {
-    TierQueue queue;
-    uint64_t leaving = 0;   // physical bytes of its records on their way out
+    std::vector<TierQueue> queues;  // by tenant
+    std::vector<uint64_t> leaving;  // by tenant: physical bytes of its records on their way out
+    uint64_t all_leaving = 0;
     bool demoting = false;  // has passed its high watermark, and not come down to the low one since
     bool scanning = false;  // the last plan ended before all that might leave was looked at
   };
@@ -136,10 +138,10 @@ class Store::Impl {
   // What there is against taking the block before it is even linked; kSend for nothing.
   ReserveAnswer Judge(const Space& space, uint32_t slot, const BlockIntent& intent) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Null when no room can be promised.
+  // Null when no room can be promised; says why.
   std::unique_ptr<PendingCommit> MakePending(Space* space, uint32_t slot, const BlockIntent& intent,
-                                             uint64_t record_bytes, uint64_t promised)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+                                             uint64_t record_bytes, uint64_t promised,
+                                             Refusal* refusal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status WritePieces(const Placement& placement,
                            std::span<const std::span<const std::byte>> pieces) const;
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -156,17 +158,45 @@ class Store::Impl {
   uint64_t RoomBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Fits(size_t tier, uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool FitsSomeTier(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The slowest tier that has, or by eviction could be made to have, room for such a record.
-  std::optional<size_t> FindRoom(uint64_t record_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The slowest tier that has, or by eviction could be made to have, room for such a record of the
+  // tenant's.
+  std::optional<size_t> FindRoom(TenantId tenant, uint64_t record_bytes) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED, counted, when no room can be made.
   absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<Placement> TryAllocate(uint64_t record_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Placement> TryAllocate(TenantId tenant, uint64_t record_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Above(size_t tier, double fraction) const;
   // A bounded number of evictions while the slowest tier is above that fraction. Whether it is
   // worth going on.
   bool EvictSome(double fraction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ExpireIncomplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_quota.cc ----
+  // Of a tier, at most the tier.
+  uint64_t QuotaOf(TenantId tenant, size_t tier) const;
+  uint64_t QuotaLeft(TenantId tenant, size_t tier) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What is left of its quotas or could be made so, in all tiers together.
+  uint64_t QuotaRoom(TenantId tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether so many bytes more leave enough room for the Puts that were promised some.
+  bool LeavesWhatIsPromised(TenantId tenant, uint64_t bytes) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What it has of a tier, as a part of its quota there.
+  double LoadOf(TenantId tenant, size_t tier) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool HasItsShare(TenantId tenant, size_t tier) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whose blocks are to make room for so many bytes of the tenant's, of those who have any to give.
+  TenantId DonorFor(TenantId tenant, size_t tier, uint64_t needed,
+                    absl::FunctionRef<bool(TenantId)> has_any) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // None when nobody has any.
+  std::optional<TenantId> MostLoaded(size_t tier, absl::FunctionRef<bool(TenantId)> has_any) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What to evict for it; null when there is nothing.
+  Block* VictimFor(TenantId tenant, size_t tier, uint64_t needed) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The same when the tier as a whole is too full.
+  Block* VictimOf(size_t tier) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_removal.cc ----
   Block* PinRecord(SpaceId space, uint32_t shard, const BlockKey& key, uint32_t* slot)
@@ -187,14 +217,18 @@ class Store::Impl {
   // ---- store_demotion.cc ----
   // Whether the tier is above that fraction even without what is leaving it.
   bool StaysAbove(size_t tier, double fraction) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Whether it will have as much free when what is leaving it has left.
-  bool RoomIsOnItsWay(size_t tier, uint64_t needed) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether it will have as much free for the tenant when what is leaving it has left.
+  bool RoomIsOnItsWay(TenantId tenant, size_t tier, uint64_t needed) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The coldest record of whoever has the most of the tier for its share.
+  std::optional<TierQueue::Item> FirstToLeave(size_t tier) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PlanDemotions(MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // kRefused when nothing that could make room in the next tier is colder.
   Attempt Demote(TierQueue::Item item, MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Evicts blocks colder than `heat` until the tier has `needed` free bytes; none when they would
-  // not do.
-  bool EvictColder(size_t tier, uint64_t needed, uint64_t heat) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Evicts the donor's blocks colder than `heat` until the tier has `needed` bytes for the tenant;
+  // none when they would not do.
+  bool EvictColder(TenantId tenant, TenantId donor, size_t tier, uint64_t needed, uint64_t heat)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_promotion.cc ----
   // Returns how many of its records ask.
@@ -208,9 +242,13 @@ class Store::Impl {
   Attempt Promote(const Candidate& candidate, std::vector<uint64_t>* awaited, MovePlan* plan)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The fastest tier, faster than its own, that could hold it.
-  std::optional<size_t> PromotionTier(const Record& record) const
+  std::optional<size_t> PromotionTier(const Record& record, TenantId tenant) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool BelowHigh(size_t tier, uint64_t more, uint64_t leaving) const;
+  // Whether the tier stays below its high watermark, and the tenant within its quota, with so many
+  // bytes more; with or without those that are leaving it.
+  enum class Leaving { kStill, kGone };
+  bool TakesMore(TenantId tenant, size_t tier, uint64_t more, Leaving leaving) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // kStarted when the room is there or on its way.
   Attempt MakeRoomByDemotion(size_t tier, uint64_t needed, const Candidate& candidate,
                              MovePlan* plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -234,12 +272,18 @@ class Store::Impl {
   // The copy becomes the record.
   void Switch(const MovingRecord& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool NothingMoves() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return batches_in_flight_ == 0; }
+  // REQUIRES a fast tier.
+  TierQueue& QueueOf(size_t tier, const Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return fast_[tier].queues[static_cast<size_t>(block->space->tenant)];
+  }
   // A block becomes visible, or goes.
   void Track(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Untrack(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnCooled(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_impl.cc ----
+  // As TenantQueues takes them.
+  std::vector<uint64_t> ProtectedCaps() const;
   StoreEvent EventOf(const Block& block, StoreEvent::Kind kind) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Emit(const StoreEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -257,7 +301,7 @@ class Store::Impl {
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<bool> lost_ ABSL_GUARDED_BY(mu_);  // one a tier: its memory is gone
   uint64_t tick_ ABSL_GUARDED_BY(mu_) = 0;
-  EvictionQueue queue_ ABSL_GUARDED_BY(mu_);
+  TenantQueues queues_ ABSL_GUARDED_BY(mu_);
   BlockIndex index_ ABSL_GUARDED_BY(mu_);
   LeaseTable leases_ ABSL_GUARDED_BY(mu_);
   WaitingBlocks waiting_ ABSL_GUARDED_BY(mu_);

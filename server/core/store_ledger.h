@@ -20,8 +20,10 @@ struct TierAccount {
 
 struct TenantAccount {
   uint64_t visible_blocks = 0;
-  // Allocated: also what is being written, and what only pins keep.
-  uint64_t physical_bytes = 0;
+  // Allocated, by tier: also what is being written, and what only pins keep.
+  std::vector<uint64_t> tier_bytes;
+  // By estimate, of the Puts that have a reservation.
+  uint64_t promised_bytes = 0;
   // Of blocks with at least one lease, each counted once.
   uint64_t leased_bytes = 0;
   uint64_t leases = 0;
@@ -46,7 +48,19 @@ class StoreLedger {
   }
 
   const TierAccount& tier(size_t index) const { return tiers_[index]; }
-  TenantAccount& tenant(TenantId id) { return tenants_[id]; }
+  TenantAccount& tenant(TenantId id) {
+    TenantAccount& account = tenants_[id];
+    if (account.tier_bytes.empty()) account.tier_bytes.resize(tiers_.size());
+    return account;
+  }
+  uint64_t promised_bytes(TenantId id) const {
+    const auto account = tenants_.find(id);
+    return account == tenants_.end() ? 0 : account->second.promised_bytes;
+  }
+  uint64_t tier_bytes(TenantId id, size_t tier) const {
+    const auto account = tenants_.find(id);
+    return account == tenants_.end() ? 0 : account->second.tier_bytes[tier];
+  }
   const absl::btree_map<TenantId, TenantAccount>& tenants() const { return tenants_; }
 
  private:

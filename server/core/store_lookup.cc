@@ -77,7 +77,7 @@ void Store::Impl::ReleaseAll(const SessionId& owner) {
 void Store::Impl::Use(Block* block, absl::Time now) {
   ++block->hits;
   block->last_use_nanos = absl::ToUnixNanos(now);
-  queue_.Touch(block, ++tick_);
+  queues_.Of(block).Touch(block, ++tick_);
 }
 
 LeaseId Store::Impl::Grant(const Space& space, std::vector<Block*> blocks, const SessionId& owner,
@@ -105,6 +105,8 @@ bool Store::Impl::WithinLeaseQuota(TenantId tenant, std::span<Block* const> bloc
   for (const Block* block : blocks) {
     if (block->leases == 0) bytes += block->physical_bytes;
   }
+  const auto index = static_cast<size_t>(tenant);
+  if (index < options_.quotas.size() && bytes > options_.quotas[index].leased_bytes) return false;
   return bytes <= options_.max_leased_fraction * capacity_bytes_;
 }
 

@@ -17,7 +17,8 @@ void Store::Impl::MoveSome() {
   {
     absl::MutexLock lock(&mu_);
     for (FastTier& tier : fast_) {
-      if (!tier.scanning) tier.queue.BringBack();
+      if (tier.scanning) continue;
+      for (TierQueue& queue : tier.queues) queue.BringBack();
     }
     batches = PlanMoves();
   }
@@ -79,13 +80,16 @@ void Store::Impl::UnholdAfterMove(Block* block) {
 bool Store::Impl::StartMove(TierQueue::Item item, size_t to, uint64_t previous_use,
                             MovePlan* plan) {
   Record& record = item.block->records()[item.slot];
+  const TenantId tenant = item.block->space->tenant;
+  const uint64_t physical = tiers_[to]->PhysicalBytes(record.bytes);
+  if (QuotaLeft(tenant, to) < physical) return false;
   auto allocation = tiers_[to]->Allocate(record.bytes);
   if (!allocation.ok()) return false;
-  const uint64_t physical = tiers_[to]->PhysicalBytes(record.bytes);
-  ledger_.tenant(item.block->space->tenant).physical_bytes += physical;
+  ledger_.tenant(tenant).tier_bytes[to] += physical;
   if (record.tier < fast_.size()) {
-    fast_[record.tier].queue.Remove(item);
-    fast_[record.tier].leaving += record.physical_bytes;
+    QueueOf(record.tier, item.block).Remove(item);
+    fast_[record.tier].all_leaving += record.physical_bytes;
+    fast_[record.tier].leaving[static_cast<size_t>(tenant)] += record.physical_bytes;
   }
   record.moving = true;
   moving_bytes_ += record.bytes;
@@ -111,13 +115,16 @@ void Store::Impl::FinishMove(const MovingRecord& move, const absl::Status& statu
   Record& record = block->records()[move.slot];
   record.moving = false;
   moving_bytes_ -= move.bytes;
-  if (move.from < fast_.size()) fast_[move.from].leaving -= record.physical_bytes;
+  if (move.from < fast_.size()) {
+    fast_[move.from].all_leaving -= record.physical_bytes;
+    fast_[move.from].leaving[static_cast<size_t>(block->space->tenant)] -= record.physical_bytes;
+  }
   if (!status.ok()) stats_->OnMoveFailed(tiers_[move.from]->kind(), tiers_[move.to]->kind(), 1);
   const bool arrives = status.ok() && !block->retired && block->pins == 0;
   if (arrives) {
     Switch(move);
   } else {
-    ledger_.tenant(block->space->tenant).physical_bytes -= move.target_bytes;
+    ledger_.tenant(block->space->tenant).tier_bytes[move.to] -= move.target_bytes;
     tiers_[move.to]->Free(move.target);
   }
   if (block->retired) {
@@ -127,8 +134,9 @@ void Store::Impl::FinishMove(const MovingRecord& move, const absl::Status& statu
     return;
   }
   if (record.tier < fast_.size()) {
-    fast_[record.tier].queue.Push({block, move.slot});
-    if (!arrives) fast_[record.tier].queue.SetAside({block, move.slot});
+    TierQueue& queue = QueueOf(record.tier, block);
+    queue.Push({block, move.slot});
+    if (!arrives) queue.SetAside({block, move.slot});
   }
   // A Get is reading it: that much more it is worth another try.
   if (!arrives && status.ok() && move.to < move.from) {
@@ -143,7 +151,7 @@ void Store::Impl::Switch(const MovingRecord& move) {
   const uint64_t block_bytes = block->physical_bytes - record.physical_bytes + move.target_bytes;
   TenantAccount& account = ledger_.tenant(block->space->tenant);
   // The target was counted when the move began.
-  account.physical_bytes -= record.physical_bytes;
+  account.tier_bytes[move.from] -= record.physical_bytes;
   if (block->leases > 0) account.leased_bytes += block_bytes - block->physical_bytes;
   ledger_.RemoveRecord(record);
   tiers_[move.from]->Free(record.allocation);
@@ -153,7 +161,7 @@ void Store::Impl::Switch(const MovingRecord& move) {
   // Only a use from now on asks for another move.
   promotions_.Remove(block, move.slot);
   ledger_.AddRecord(record);
-  queue_.Resize(*block, block_bytes);
+  queues_.Of(block).Resize(*block, block_bytes);
   block->physical_bytes = block_bytes;
   block->tier = 0;
   for (const Record& r : block->records()) block->tier = std::max(block->tier, r.tier);
@@ -163,7 +171,7 @@ void Store::Impl::Switch(const MovingRecord& move) {
 void Store::Impl::Track(Block* block) {
   for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
     const uint8_t tier = block->records()[slot].tier;
-    if (tier < fast_.size()) fast_[tier].queue.Push({block, slot});
+    if (tier < fast_.size()) QueueOf(tier, block).Push({block, slot});
   }
 }
 
@@ -171,7 +179,7 @@ void Store::Impl::Untrack(Block* block) {
   if (fast_.empty()) return;
   for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
     const uint8_t tier = block->records()[slot].tier;
-    if (tier < fast_.size()) fast_[tier].queue.Remove({block, slot});
+    if (tier < fast_.size()) QueueOf(tier, block).Remove({block, slot});
     if (tier > 0) promotions_.Remove(block, slot);
   }
 }
@@ -179,7 +187,7 @@ void Store::Impl::Untrack(Block* block) {
 void Store::Impl::OnCooled(Block* block) {
   for (uint32_t slot = 0; slot < block->records().size(); ++slot) {
     const uint8_t tier = block->records()[slot].tier;
-    if (tier < fast_.size()) fast_[tier].queue.Cool({block, slot});
+    if (tier < fast_.size()) QueueOf(tier, block).Cool({block, slot});
   }
 }
 

@@ -101,14 +101,14 @@ Store::Impl::Attempt Store::Impl::Promote(const Candidate& candidate,
   Block* block = candidate.block;
   const Record& record = block->records()[candidate.slot];
   if (block->pins > 0 || record.moving) return Attempt::kLater;
-  const std::optional<size_t> to = PromotionTier(record);
+  const std::optional<size_t> to = PromotionTier(record, block->space->tenant);
   if (!to.has_value()) return Attempt::kRefused;
   const uint64_t needed = tiers_[*to]->PhysicalBytes(record.bytes) + (*awaited)[*to];
   const Attempt room = MakeRoomByDemotion(*to, needed, candidate, plan);
   if (room != Attempt::kStarted) return room;
-  if (BelowHigh(*to, needed, /*leaving=*/0)) {
+  if (TakesMore(block->space->tenant, *to, needed, Leaving::kStill)) {
     HoldForMove(block);
-    if (RoomBytes() >= promised_bytes_ + needed &&
+    if (LeavesWhatIsPromised(block->space->tenant, needed) &&
         StartMove({block, candidate.slot}, *to, candidate.previous_use, plan)) {
       return Attempt::kStarted;
     }
@@ -119,29 +119,42 @@ Store::Impl::Attempt Store::Impl::Promote(const Candidate& candidate,
   return Attempt::kLater;
 }
 
-std::optional<size_t> Store::Impl::PromotionTier(const Record& record) const {
+std::optional<size_t> Store::Impl::PromotionTier(const Record& record, TenantId tenant) const {
   for (size_t i = 0; i < record.tier; ++i) {
     const double high = options_.high_watermark * tiers_[i]->usage().capacity_bytes;
-    if (Fits(i, record.bytes) && tiers_[i]->PhysicalBytes(record.bytes) <= high) return i;
+    const uint64_t physical = Fits(i, record.bytes) ? tiers_[i]->PhysicalBytes(record.bytes) : 0;
+    if (physical > 0 && physical <= high && physical <= QuotaOf(tenant, i)) return i;
   }
   return std::nullopt;
 }
 
-bool Store::Impl::BelowHigh(size_t tier, uint64_t more, uint64_t leaving) const {
+bool Store::Impl::TakesMore(TenantId tenant, size_t tier, uint64_t more, Leaving leaving) const {
+  const FastTier& fast = fast_[tier];
+  const bool gone = leaving == Leaving::kGone;
   const TierUsage usage = tiers_[tier]->usage();
-  return usage.used_bytes - leaving + more <= options_.high_watermark * usage.capacity_bytes;
+  const uint64_t used = usage.used_bytes - (gone ? fast.all_leaving : 0);
+  const uint64_t own =
+      ledger_.tier_bytes(tenant, tier) - (gone ? fast.leaving[static_cast<size_t>(tenant)] : 0);
+  return used + more <= options_.high_watermark * usage.capacity_bytes &&
+         own + more <= QuotaOf(tenant, tier);
 }
 
 Store::Impl::Attempt Store::Impl::MakeRoomByDemotion(size_t tier, uint64_t needed,
                                                      const Candidate& candidate, MovePlan* plan) {
   FastTier& fast = fast_[tier];
-  while (!BelowHigh(tier, needed, fast.leaving)) {
-    const auto coldest = fast.queue.Coldest();
+  const TenantId tenant = candidate.block->space->tenant;
+  const auto queue_of = [&](TenantId t) -> TierQueue& {
+    return fast.queues[static_cast<size_t>(t)];
+  };
+  while (!TakesMore(tenant, tier, needed, Leaving::kGone)) {
+    const TenantId donor = DonorFor(tenant, tier, needed,
+                                    [&](TenantId t) { return queue_of(t).Coldest().has_value(); });
+    const auto coldest = queue_of(donor).Coldest();
     if (!coldest.has_value() || !GivesWay(*coldest->block, candidate)) return Attempt::kRefused;
     if (plan->tries == 0 || !MayMove(coldest->block->records()[coldest->slot].bytes)) {
       return Attempt::kLater;
     }
-    if (Demote(*coldest, plan) != Attempt::kStarted) fast.queue.SetAside(*coldest);
+    if (Demote(*coldest, plan) != Attempt::kStarted) queue_of(donor).SetAside(*coldest);
   }
   return Attempt::kStarted;
 }

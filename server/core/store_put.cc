@@ -38,9 +38,10 @@ absl::StatusOr<std::vector<Store::ReserveAnswer>> Store::Impl::Reserve(
     answer = Judge(*space, slot, intents[i]);
     if (answer.kind == ReserveAnswer::Kind::kSend && !fits) answer = Declined(Refusal::kTooLarge);
     if (answer.kind == ReserveAnswer::Kind::kSend) {
-      auto pending = MakePending(space, slot, intents[i], record_bytes, promised);
+      Refusal refusal = Refusal::kFull;
+      auto pending = MakePending(space, slot, intents[i], record_bytes, promised, &refusal);
       if (pending == nullptr) {
-        answer = Declined(Refusal::kFull);
+        answer = Declined(refusal);
       } else {
         answer.reservation.store_ = store;
         answer.reservation.pending_ = pending.release();
@@ -113,7 +114,8 @@ Store::ReserveAnswer Store::Impl::Judge(const Space& space, uint32_t slot,
 
 std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t slot,
                                                         const BlockIntent& intent,
-                                                        uint64_t record_bytes, uint64_t promised) {
+                                                        uint64_t record_bytes, uint64_t promised,
+                                                        Refusal* refusal) {
   Block* block = index_.Find(space, intent.key);
   if (block == nullptr) block = index_.Create(space, intent.key, intent.first_position);
   if (block->is_ghost() && !block->is_root()) {
@@ -123,13 +125,18 @@ std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t s
   ++block->reserved;
   ++reservations_;
   promised_bytes_ += promised;
+  TenantAccount& account = ledger_.tenant(space->tenant);
+  account.promised_bytes += promised;
   auto pending = std::make_unique<PendingCommit>(
       PendingCommit{.intent = intent, .block = block, .slot = slot, .promised_bytes = promised});
   // Asked only now: the new block keeps its ancestors, which are no room to be made any more.
-  if (RoomBytes() >= promised_bytes_ &&
-      (tiers_.size() == 1 || FindRoom(record_bytes).has_value())) {
+  const bool has_room = RoomBytes() >= promised_bytes_;
+  const bool within_quota = QuotaRoom(space->tenant) >= account.promised_bytes;
+  if (has_room && within_quota &&
+      (tiers_.size() == 1 || FindRoom(space->tenant, record_bytes).has_value())) {
     return pending;
   }
+  *refusal = has_room && !within_quota ? Refusal::kQuota : Refusal::kFull;
   Forget(*pending);
   return nullptr;
 }
@@ -139,6 +146,7 @@ void Store::Impl::Forget(const PendingCommit& pending) {
   --pending.block->reserved;
   --reservations_;
   promised_bytes_ -= pending.promised_bytes;
+  ledger_.tenant(pending.block->space->tenant).promised_bytes -= pending.promised_bytes;
   index_.Tidy(pending.block);
 }
 
@@ -160,7 +168,9 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
       Forget(*pending);
       return placement.status();
     }
-    promised_bytes_ -= std::exchange(pending->promised_bytes, 0);
+    promised_bytes_ -= pending->promised_bytes;
+    ledger_.tenant(pending->block->space->tenant).promised_bytes -=
+        std::exchange(pending->promised_bytes, 0);
   }
   // Nobody else knows of these pages yet.
   const absl::Status written = WritePieces(*placement, pieces);
@@ -170,7 +180,8 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
   } else {
     // The pages hold what was there before: another block's record, maybe.
     const TenantId tenant = pending->block->space->tenant;
-    ledger_.tenant(tenant).physical_bytes -= tiers_[placement->tier]->PhysicalBytes(bytes);
+    ledger_.tenant(tenant).tier_bytes[placement->tier] -=
+        tiers_[placement->tier]->PhysicalBytes(bytes);
     tiers_[placement->tier]->Free(placement->allocation);
     stats_->OnRefused(tenant, Refusal::kFull, 1);
     Forget(*pending);

@@ -144,7 +144,8 @@ void Store::Impl::CountRemoval(const Block& block, RemovalReason reason) {
 void Store::Impl::FreeRecords(Block* block) {
   for (Record& record : block->records()) {
     if (record.state != Record::State::kPresent) continue;
-    ledger_.tenant(block->space->tenant).physical_bytes -= std::exchange(record.physical_bytes, 0);
+    ledger_.tenant(block->space->tenant).tier_bytes[record.tier] -=
+        std::exchange(record.physical_bytes, 0);
     tiers_[record.tier]->Free(record.allocation);
     record.tier = 0;
     record.state = Record::State::kAbsent;

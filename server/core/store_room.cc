@@ -46,10 +46,12 @@ bool Store::Impl::FitsSomeTier(uint64_t record_bytes) const {
   return false;
 }
 
-std::optional<size_t> Store::Impl::FindRoom(uint64_t record_bytes) const {
+std::optional<size_t> Store::Impl::FindRoom(TenantId tenant, uint64_t record_bytes) const {
   for (size_t i = tiers_.size(); i-- > 0;) {
     if (!Fits(i, record_bytes)) continue;
-    if (FreeBytes(i) + index_.evictable_bytes_in(i) >= tiers_[i]->PhysicalBytes(record_bytes)) {
+    const uint64_t needed = tiers_[i]->PhysicalBytes(record_bytes);
+    if (FreeBytes(i) + index_.evictable_bytes_in(i) >= needed &&
+        QuotaLeft(tenant, i) + index_.evictable_bytes_of(tenant, i) >= needed) {
       return i;
     }
   }
@@ -60,19 +62,15 @@ absl::StatusOr<Store::Impl::Placement> Store::Impl::MakeRoom(TenantId tenant,
                                                              uint64_t record_bytes) {
   Refusal refusal = Refusal::kTooLarge;
   if (FitsSomeTier(record_bytes)) {
-    refusal = Refusal::kFull;
     ExpireLeases();
+    const uint64_t largest = LargestPhysical(record_bytes);
+    refusal =
+        RoomBytes() >= largest && QuotaRoom(tenant) < largest ? Refusal::kQuota : Refusal::kFull;
     // Nothing is evicted for a record that will not fit even so.
-    const std::optional<size_t> room = FindRoom(record_bytes);
+    const std::optional<size_t> room = FindRoom(tenant, record_bytes);
     while (room.has_value()) {
-      if (auto placement = TryAllocate(record_bytes)) {
-        ledger_.tenant(tenant).physical_bytes +=
-            tiers_[placement->tier]->PhysicalBytes(record_bytes);
-        return *std::move(placement);
-      }
-      Block* victim = queue_.VictimIn(*room);
-      // What is evictable there lies behind leaves in other tiers.
-      if (victim == nullptr) victim = queue_.Victim();
+      if (auto placement = TryAllocate(tenant, record_bytes)) return *std::move(placement);
+      Block* victim = VictimFor(tenant, *room, tiers_[*room]->PhysicalBytes(record_bytes));
       if (victim == nullptr) break;
       Remove(victim, RemovalReason::kEvicted);
     }
@@ -82,11 +80,15 @@ absl::StatusOr<Store::Impl::Placement> Store::Impl::MakeRoom(TenantId tenant,
       absl::StrCat("no room for a record of ", record_bytes, " bytes: ", Name(refusal)));
 }
 
-std::optional<Store::Impl::Placement> Store::Impl::TryAllocate(uint64_t record_bytes) {
+std::optional<Store::Impl::Placement> Store::Impl::TryAllocate(TenantId tenant,
+                                                               uint64_t record_bytes) {
   for (size_t i = 0; i < tiers_.size(); ++i) {
-    if (tiers_[i]->PhysicalBytes(record_bytes) > FreeBytes(i)) continue;
+    const uint64_t needed = tiers_[i]->PhysicalBytes(record_bytes);
+    if (needed > std::min(FreeBytes(i), QuotaLeft(tenant, i))) continue;
     auto allocation = tiers_[i]->Allocate(record_bytes);
-    if (allocation.ok()) return Placement{.tier = i, .allocation = *std::move(allocation)};
+    if (!allocation.ok()) continue;
+    ledger_.tenant(tenant).tier_bytes[i] += needed;
+    return Placement{.tier = i, .allocation = *std::move(allocation)};
   }
   return std::nullopt;
 }
@@ -114,7 +116,7 @@ bool Store::Impl::Above(size_t tier, double fraction) const {
 bool Store::Impl::EvictSome(double fraction) {
   const size_t slowest = tiers_.size() - 1;
   for (size_t i = 0; i < kEvictionBatch; ++i) {
-    Block* victim = queue_.VictimIn(slowest);
+    Block* victim = VictimOf(slowest);
     if (victim == nullptr || !Above(slowest, fraction)) return false;
     Remove(victim, RemovalReason::kEvicted);
   }

@@ -1,5 +1,6 @@
 // Store: looking at it from outside.
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -44,11 +45,14 @@ StoreSnapshot Store::Impl::Snapshot() const {
                               .logical_bytes = account.logical_bytes});
   }
   for (const auto& [tenant, account] : ledger_.tenants()) {
-    snapshot.tenants.push_back({.tenant = tenant,
-                                .blocks = account.visible_blocks,
-                                .physical_bytes = account.physical_bytes,
-                                .leased_bytes = account.leased_bytes,
-                                .leases = account.leases});
+    snapshot.tenants.push_back(
+        {.tenant = tenant,
+         .blocks = account.visible_blocks,
+         .physical_bytes =
+             std::accumulate(account.tier_bytes.begin(), account.tier_bytes.end(), uint64_t{0}),
+         .tier_bytes = account.tier_bytes,
+         .leased_bytes = account.leased_bytes,
+         .leases = account.leases});
   }
   snapshot.visible_blocks = index_.visible_blocks();
   snapshot.incomplete_blocks = waiting_.size();

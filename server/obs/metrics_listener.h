@@ -13,11 +13,17 @@ class Exposer;
 
 namespace kvstow {
 
+struct MetricsListenerOptions {
+  std::string address;         // host:port; port 0 takes a free one. Empty: no listener
+  std::string certificate;     // PEM: a certificate chain and its key. Empty: in clear
+  std::string user, password;  // basic authentication; an empty user: none
+};
+
 class MetricsListener {
  public:
-  // `address` is host:port; port 0 takes a free one. UNAVAILABLE when it cannot be bound.
+  // UNAVAILABLE when it cannot be bound or the certificate cannot be used.
   static absl::StatusOr<std::unique_ptr<MetricsListener>> Start(
-      const std::string& address, std::shared_ptr<prometheus::Collectable> metrics);
+      const MetricsListenerOptions& options, std::shared_ptr<prometheus::Collectable> metrics);
   ~MetricsListener();
 
   // host:port with the port that was taken.

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/rpc/call_registry.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/finish_once.h"
 #include "server/rpc/rpc_context.h"
@@ -23,6 +24,7 @@ class BulkReactor : public Reactor,
  public:
   // ---- OpenCall ----
   Kind kind() const final { return Kind::kBulk; }
+  TenantId tenant() const final { return caller_->tenant; }
   absl::Time waiting_since() const final { return absl::FromUnixNanos(waiting_since_ns_.load()); }
   void NoteDraining() final {}
   void Abort(const absl::Status& status) final { End(status); }
@@ -40,15 +42,16 @@ class BulkReactor : public Reactor,
 
  protected:
   BulkReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc), context_(context), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+      : rpc_(rpc), context_(context), caller_(Admit(rpc, *context)), start_(rpc.clock->Now()) {}
 
   // Finishes with this status, the first time.
   virtual void End(const absl::Status& status) = 0;
 
-  // First of all: RESOURCE_EXHAUSTED and UNAVAILABLE as CallRegistry::Add. The reactor owns itself
-  // from here on, whatever the answer.
+  // First of all: errors as Admit and CallRegistry::Add. The reactor owns itself from here on,
+  // whatever the answer.
   absl::Status Enter() {
     self_ = this->shared_from_this();
+    if (!caller_.ok()) return caller_.status();
     return rpc_.calls->Add(self_);
   }
   void WaitForClient() { waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now()); }
@@ -65,10 +68,10 @@ class BulkReactor : public Reactor,
   grpc::CallbackServerContext* const context_;  // until OnDone
 
  protected:
-  const TenantId tenant_;
   FinishOnce finish_;
 
  private:
+  const absl::StatusOr<Caller> caller_;
   const absl::Time start_;
   std::atomic<int64_t> waiting_since_ns_{kNotWaiting};
   std::atomic<const char*> path_{"grpc"};

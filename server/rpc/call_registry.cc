@@ -14,14 +14,30 @@ absl::Status CallRegistry::Add(const std::shared_ptr<OpenCall>& call) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "all ", max_bulk_, " bulk streams are in use; try again or raise max_bulk_streams"));
   }
+  uint32_t* const streams = StreamsOf(*call);
+  if (streams != nullptr) {
+    const uint32_t most = max_streams_[static_cast<size_t>(call->tenant())];
+    if (*streams >= most) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "all ", most, " streams of this tenant are in use; try again or raise quota.streams"));
+    }
+    ++*streams;
+  }
   bulk_ += is_bulk;
   calls_.emplace(call.get(), call);
   return absl::OkStatus();
 }
 
+uint32_t* CallRegistry::StreamsOf(const OpenCall& call) {
+  const auto tenant = static_cast<size_t>(call.tenant());
+  if (!IsStream(call) || tenant >= max_streams_.size() || max_streams_[tenant] == 0) return nullptr;
+  return &streams_[tenant];
+}
+
 void CallRegistry::Remove(const OpenCall* call) {
   absl::MutexLock lock(&mu_);
   if (calls_.erase(call) == 0) return;
+  if (uint32_t* streams = StreamsOf(*call)) --*streams;
   bulk_ -= call->kind() == OpenCall::Kind::kBulk;
 }
 

@@ -215,6 +215,8 @@ v1::Refusal ToProto(Refusal refusal) {
       return v1::REFUSAL_FULL;
     case Refusal::kTooLarge:
       return v1::REFUSAL_TOO_LARGE;
+    case Refusal::kQuota:
+      return v1::REFUSAL_QUOTA;
     case Refusal::kLeaseQuota:
       return v1::REFUSAL_LEASE_QUOTA;
     case Refusal::kBehind:

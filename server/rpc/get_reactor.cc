@@ -97,7 +97,7 @@ class GetReactor final
     if (request.has_slot()) slot = FromProto(request.slot());
     const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
     KVSTOW_ASSIGN_OR_RETURN(
-        auto get, rpc_.service->Get(tenant_, session, request.space(), keys, layers, form, slot));
+        auto get, rpc_.service->Get(tenant(), session, request.space(), keys, layers, form, slot));
     if (slot) {
       UsePath("shm");
       uses_slot_ = true;

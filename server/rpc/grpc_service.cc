@@ -5,6 +5,7 @@
 
 #include "kvstow/v1/kvstow.grpc.pb.h"
 #include "server/core/status_macros.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/get_reactor.h"
 #include "server/rpc/grpc_status.h"
@@ -83,13 +84,13 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* OpenSpace(CallbackServerContext* context, const v1::OpenSpaceRequest* request,
                                 v1::OpenSpaceResponse* response) override {
-    return Unary(context, "OpenSpace", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "OpenSpace", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(SpaceSpec spec, FromProto(request->spec()));
       KVSTOW_ASSIGN_OR_RETURN(Shard shard, FromProto(request->shard()));
       KVSTOW_ASSIGN_OR_RETURN(
           OpenedSpace opened,
-          service().OpenSpace(tenant, session, std::move(spec), std::move(shard)));
+          service().OpenSpace(caller.tenant, session, std::move(spec), std::move(shard)));
       response->set_space(opened.handle);
       response->set_fingerprint(BytesOf(opened.space->fingerprint()));
       const ServiceLimits& limits = service().limits();
@@ -109,12 +110,12 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Lookup(CallbackServerContext* context, const v1::LookupRequest* request,
                              v1::LookupResponse* response) override {
-    return Unary(context, "Lookup", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Lookup", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request->keys()));
       KVSTOW_ASSIGN_OR_RETURN(
           LookupMatch match,
-          service().Lookup(tenant, session, request->space(), keys, request->request_id(),
+          service().Lookup(caller.tenant, session, request->space(), keys, request->request_id(),
                            TtlFromMillis(request->ttl_ms())));
       response->set_matched_blocks(static_cast<uint32_t>(match.tiers.size()));
       for (TierKind tier : match.tiers) response->add_tiers(ToProto(tier));
@@ -126,11 +127,11 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Prefetch(CallbackServerContext* context, const v1::PrefetchRequest* request,
                                v1::PrefetchResponse* response) override {
-    return Unary(context, "Prefetch", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Prefetch", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request->keys()));
       KVSTOW_ASSIGN_OR_RETURN(uint64_t asked,
-                              service().Prefetch(tenant, session, request->space(), keys));
+                              service().Prefetch(caller.tenant, session, request->space(), keys));
       response->set_asked_records(asked);
       return absl::OkStatus();
     });
@@ -138,10 +139,10 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Release(CallbackServerContext* context, const v1::ReleaseRequest* request,
                               v1::ReleaseResponse* response) override {
-    return Unary(context, "Release", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Release", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
-      KVSTOW_ASSIGN_OR_RETURN(uint32_t released,
-                              service().Release(tenant, session, LeasesOf(request->leases())));
+      KVSTOW_ASSIGN_OR_RETURN(uint32_t released, service().Release(caller.tenant, session,
+                                                                   LeasesOf(request->leases())));
       response->set_released(released);
       return absl::OkStatus();
     });
@@ -149,10 +150,10 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Renew(CallbackServerContext* context, const v1::RenewRequest* request,
                             v1::RenewResponse* response) override {
-    return Unary(context, "Renew", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Renew", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(auto alive,
-                              service().Renew(tenant, session, LeasesOf(request->leases()),
+                              service().Renew(caller.tenant, session, LeasesOf(request->leases()),
                                               TtlFromMillis(request->ttl_ms())));
       for (bool a : alive) response->add_alive(a);
       return absl::OkStatus();
@@ -161,7 +162,7 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Drop(CallbackServerContext* context, const v1::DropRequest* request,
                            v1::DropResponse* response) override {
-    return Unary(context, "Drop", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Drop", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request->keys()));
       if (request->all() != keys.empty()) {
@@ -170,8 +171,8 @@ class GrpcService final : public Base {
       }
       KVSTOW_ASSIGN_OR_RETURN(uint64_t dropped,
                               request->all()
-                                  ? service().DropAll(tenant, session, request->space())
-                                  : service().Drop(tenant, session, request->space(), keys));
+                                  ? service().DropAll(caller.tenant, session, request->space())
+                                  : service().Drop(caller.tenant, session, request->space(), keys));
       response->set_dropped_blocks(dropped);
       return absl::OkStatus();
     });
@@ -179,7 +180,11 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Stats(CallbackServerContext* context, const v1::StatsRequest*,
                             v1::StatsResponse* response) override {
-    return Unary(context, "Stats", [&](TenantId) -> absl::Status {
+    return Unary(context, "Stats", [&](const Caller& caller) -> absl::Status {
+      if (!caller.admin) {
+        return absl::PermissionDeniedError(
+            "Stats tells of all tenants; ask with an identity whose tenant has admin: true");
+      }
       response->set_server_version(rpc_.server_version);
       response->set_instance_id(rpc_.instance_id);
       response->set_codec_device(std::string(service().codec().device()));
@@ -192,10 +197,10 @@ class GrpcService final : public Base {
 
   ServerUnaryReactor* Inspect(CallbackServerContext* context, const v1::InspectRequest* request,
                               v1::InspectResponse* response) override {
-    return Unary(context, "Inspect", [&](TenantId tenant) -> absl::Status {
+    return Unary(context, "Inspect", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(BlockKey key, KeyFromBytes("key", request->key()));
-      auto inspection = service().Inspect(tenant, session, request->space(), key);
+      auto inspection = service().Inspect(caller.tenant, session, request->space(), key);
       // A miss is an answer.
       if (absl::IsNotFound(inspection.status())) return absl::OkStatus();
       KVSTOW_RETURN_IF_ERROR(inspection.status());
@@ -208,11 +213,12 @@ class GrpcService final : public Base {
   // Qualified: the generated base class has a Service of its own.
   kvstow::Service& service() const { return *rpc_.service; }
 
-  // Runs `handle` with the caller's tenant, finishes with its status, records the call.
+  // Runs `handle` with the caller, finishes with its status, records the call.
   template <typename F>
   ServerUnaryReactor* Unary(CallbackServerContext* context, absl::string_view method, F&& handle) {
     const absl::Time start = rpc_.clock->Now();
-    const absl::Status status = handle(TenantOf(*context));
+    const absl::StatusOr<Caller> caller = Admit(rpc_, *context);
+    const absl::Status status = caller.ok() ? handle(*caller) : caller.status();
     rpc_.sink->OnCall({method, "grpc", status.code(), rpc_.clock->Now() - start, 0});
     ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(status));

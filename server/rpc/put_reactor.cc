@@ -78,7 +78,7 @@ class PutReactor final
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(announce.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto intents, FromProto(announce.blocks()));
     KVSTOW_ASSIGN_OR_RETURN(
-        auto put, rpc_.service->Put(tenant_, session, announce.space(), std::move(intents),
+        auto put, rpc_.service->Put(tenant(), session, announce.space(), std::move(intents),
                                     TtlFromMillis(announce.ttl_ms()),
                                     announce.has_slot() ? std::optional(FromProto(announce.slot()))
                                                         : std::nullopt));

@@ -3,7 +3,8 @@
 #pragma once
 
 #include "absl/strings/string_view.h"
-#include "grpcpp/server_context.h"
+#include "server/auth/request_rate.h"
+#include "server/auth/tenants.h"
 #include "server/core/call_sink.h"
 #include "server/core/clock.h"
 #include "server/core/service.h"
@@ -16,14 +17,12 @@ struct RpcContext {
   CallRegistry* calls = nullptr;
   const Clock* clock = nullptr;
   CallSink* sink = nullptr;
+  const Tenants* tenants = nullptr;
+  RequestRate* rate = nullptr;
   std::string server_version;
   std::string instance_id;  // another one after each start
   std::vector<std::string> data_paths;
 };
-
-// The caller's tenant, from its identity on the connection. There is one tenant so far; a request
-// says nothing about it.
-inline TenantId TenantOf(const grpc::ServerContextBase&) { return kDefaultTenant; }
 
 inline constexpr uint32_t kMaxChunkBytes = 1u << 20;
 

@@ -34,6 +34,18 @@ bool IsLive(const std::string& path) {
   return live;
 }
 
+std::vector<uint32_t> StreamLimits(const RpcServerOptions& options) {
+  std::vector<uint32_t> out;
+  for (const TenantCallLimits& tenant : options.tenants) out.push_back(tenant.streams);
+  return out;
+}
+
+std::vector<double> RequestRates(const RpcServerOptions& options) {
+  std::vector<double> out;
+  for (const TenantCallLimits& tenant : options.tenants) out.push_back(tenant.requests_per_second);
+  return out;
+}
+
 class WithoutReflection final : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
@@ -45,23 +57,26 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
 }  // namespace
 
 RpcServer::RpcServer(RpcServerOptions options, RpcContext rpc)
-    : options_(std::move(options)), calls_(options_.max_bulk_streams), rpc_(std::move(rpc)) {
+    : options_(std::move(options)),
+      calls_(options_.max_bulk_streams, StreamLimits(options_)),
+      rate_(RequestRates(options_), rpc.clock->Now()),
+      rpc_(std::move(rpc)) {
   rpc_.calls = &calls_;
+  rpc_.rate = &rate_;
 }
 
 RpcServer::~RpcServer() {
   if (server_ != nullptr) Shutdown(absl::ZeroDuration());
 }
 
-absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(RpcServerOptions options,
-                                                            Service* service, const Clock* clock,
-                                                            CallSink* sink, std::string version,
-                                                            std::string instance_id,
-                                                            FillStats fill_stats) {
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
+    RpcServerOptions options, Service* service, const Clock* clock, CallSink* sink,
+    const Tenants* tenants, std::string version, std::string instance_id, FillStats fill_stats) {
   RpcContext rpc;
   rpc.service = service;
   rpc.clock = clock;
   rpc.sink = sink;
+  rpc.tenants = tenants;
   rpc.server_version = std::move(version);
   rpc.instance_id = std::move(instance_id);
   rpc.data_paths = options.data_paths;
@@ -105,6 +120,10 @@ absl::Status RpcServer::Bind(FillStats fill_stats) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // A connection that says nothing, or not what HTTP/2 or TLS begin with, is nobody's for long; one
+  // that once spoke and holds no call is asked to come back when it has something to say.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600'000);
   // Two daemons must not share a port unnoticed.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   int tcp_port = 0;
@@ -114,7 +133,7 @@ absl::Status RpcServer::Bind(FillStats fill_stats) {
                              grpc::InsecureServerCredentials());
   }
   if (!options_.tcp_address.empty()) {
-    builder.AddListeningPort(options_.tcp_address, grpc::InsecureServerCredentials(), &tcp_port);
+    builder.AddListeningPort(options_.tcp_address, ListenerCredentials(options_.tls), &tcp_port);
   }
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || (!options_.tcp_address.empty() && tcp_port == 0)) {

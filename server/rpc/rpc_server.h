@@ -9,7 +9,9 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/auth/tenants.h"
 #include "server/rpc/grpc_service.h"
+#include "server/rpc/listener_credentials.h"
 #include "server/rpc/rpc_context.h"
 
 namespace grpc {
@@ -18,12 +20,20 @@ class Server;
 
 namespace kvstow {
 
+// What one tenant may ask for; 0 for no limit of its own.
+struct TenantCallLimits {
+  uint32_t streams = 0;  // Puts, Gets and Watches at a time
+  double requests_per_second = 0;
+};
+
 struct RpcServerOptions {
   std::string unix_socket;  // path; empty for none. A stale one is replaced, a live one refused
-  std::string tcp_address;  // "127.0.0.1:0"; empty for none. In clear: whoever sets it has said so
+  std::string tcp_address;  // "127.0.0.1:0"; empty for none
+  TlsFiles tls;             // of TCP; without it TCP is in clear: whoever sets that has said so
   uint32_t max_bulk_streams = 64;
   absl::Duration stall_timeout =
-      absl::Seconds(30);  // a bulk call that moves nothing for so long ends
+      absl::Seconds(30);                  // a bulk call that moves nothing for so long ends
+  std::vector<TenantCallLimits> tenants;  // by TenantId
   bool reflection = false;
   std::vector<std::string> data_paths = {"grpc"};  // told to clients
 };
@@ -31,12 +41,10 @@ struct RpcServerOptions {
 class RpcServer {
  public:
   // INVALID_ARGUMENT for addresses that cannot be, UNAVAILABLE when they cannot be bound.
-  // `service`, `clock` and `sink` outlive the server.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(RpcServerOptions options,
-                                                          Service* service, const Clock* clock,
-                                                          CallSink* sink, std::string version,
-                                                          std::string instance_id,
-                                                          FillStats fill_stats);
+  // All pointers outlive the server.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
+      RpcServerOptions options, Service* service, const Clock* clock, CallSink* sink,
+      const Tenants* tenants, std::string version, std::string instance_id, FillStats fill_stats);
   ~RpcServer();
 
   // As clients name them: "unix:/path", "127.0.0.1:50123".
@@ -61,6 +69,7 @@ class RpcServer {
 
   const RpcServerOptions options_;
   CallRegistry calls_;
+  RequestRate rate_;
   RpcContext rpc_;
   std::unique_ptr<grpc::Service> service_;
   std::unique_ptr<grpc::Server> server_;

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "server/rpc/caller.h"
 #include "server/rpc/finish_once.h"
 #include "server/rpc/grpc_status.h"
 
@@ -15,17 +16,19 @@ class SessionReactor final : public grpc::ServerWriteReactor<v1::SessionEvent>,
                              public std::enable_shared_from_this<SessionReactor> {
  public:
   SessionReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+      : rpc_(rpc), caller_(Admit(rpc, *context)), start_(rpc.clock->Now()) {}
 
   void Start(const v1::SessionRequest& request) {
     self_ = shared_from_this();
-    absl::Status status = rpc_.calls->Add(self_);
+    absl::Status status = caller_.status();
+    if (status.ok()) status = rpc_.calls->Add(self_);
     if (status.ok()) status = Open(request);
     if (!status.ok()) End(status);
   }
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kSession; }
+  TenantId tenant() const override { return caller_->tenant; }
   absl::Time waiting_since() const override { return absl::InfiniteFuture(); }
   void NoteDraining() override {
     absl::MutexLock lock(&mu_);
@@ -52,7 +55,7 @@ class SessionReactor final : public grpc::ServerWriteReactor<v1::SessionEvent>,
 
  private:
   absl::Status Open(const v1::SessionRequest& request) {
-    auto session = rpc_.service->BeginSession(tenant_, request.client_name());
+    auto session = rpc_.service->BeginSession(tenant(), request.client_name());
     if (!session.ok()) return session.status();
     absl::MutexLock lock(&mu_);
     session_ = *std::move(session);
@@ -92,7 +95,7 @@ class SessionReactor final : public grpc::ServerWriteReactor<v1::SessionEvent>,
   }
 
   const RpcContext& rpc_;
-  const TenantId tenant_;
+  const absl::StatusOr<Caller> caller_;
   const absl::Time start_;
   std::shared_ptr<SessionReactor> self_;  // until OnDone
   FinishOnce finish_;

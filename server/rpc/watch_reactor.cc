@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "server/core/status_macros.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/finish_once.h"
 #include "server/rpc/grpc_status.h"
@@ -17,17 +18,19 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
                            public std::enable_shared_from_this<WatchReactor> {
  public:
   WatchReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
-      : rpc_(rpc), tenant_(TenantOf(*context)), start_(rpc.clock->Now()) {}
+      : rpc_(rpc), caller_(Admit(rpc, *context)), start_(rpc.clock->Now()) {}
 
   void Start(const v1::WatchRequest& request) {
     self_ = shared_from_this();
-    absl::Status status = rpc_.calls->Add(self_);
+    absl::Status status = caller_.status();
+    if (status.ok()) status = rpc_.calls->Add(self_);
     if (status.ok()) status = Open(request);
     if (!status.ok()) End(status);
   }
 
   // ---- OpenCall ----
   Kind kind() const override { return Kind::kWatch; }
+  TenantId tenant() const override { return caller_->tenant; }
   absl::Time waiting_since() const override { return absl::InfiniteFuture(); }
   void NoteDraining() override {}
   void Abort(const absl::Status& status) override { End(status); }
@@ -49,7 +52,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
  private:
   absl::Status Open(const v1::WatchRequest& request) {
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request.session_id()));
-    KVSTOW_ASSIGN_OR_RETURN(auto watching, rpc_.service->Watch(tenant_, session, request.space()));
+    KVSTOW_ASSIGN_OR_RETURN(auto watching, rpc_.service->Watch(tenant(), session, request.space()));
     {
       absl::MutexLock lock(&mu_);
       watching_ = watching;
@@ -106,7 +109,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
   }
 
   const RpcContext& rpc_;
-  const TenantId tenant_;
+  const absl::StatusOr<Caller> caller_;
   const absl::Time start_;
   std::shared_ptr<WatchReactor> self_;  // until OnDone
   FinishOnce finish_;

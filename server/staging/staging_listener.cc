@@ -31,20 +31,23 @@ class SharedArea final : public StagingArea {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StagingListener>> StagingListener::Start(
-    const std::string& unix_socket, StagingOptions options, Service* service, const Clock* clock) {
+    const std::string& unix_socket, StagingOptions options, Service* service,
+    const Tenants* tenants, const Clock* clock) {
   const std::string path = SideChannelPath(unix_socket);
   KVSTOW_ASSIGN_OR_RETURN(OwnedFd listener, ListenSideChannel(path));
   OwnedFd stop(eventfd(0, EFD_CLOEXEC));
   if (!stop) return absl::ErrnoToStatus(errno, "eventfd");
-  return std::unique_ptr<StagingListener>(
-      new StagingListener(path, std::move(listener), std::move(stop), options, service, clock));
+  return std::unique_ptr<StagingListener>(new StagingListener(
+      path, std::move(listener), std::move(stop), options, service, tenants, clock));
 }
 
 StagingListener::StagingListener(std::string path, OwnedFd listener, OwnedFd stop,
-                                 StagingOptions options, Service* service, const Clock* clock)
+                                 StagingOptions options, Service* service, const Tenants* tenants,
+                                 const Clock* clock)
     : path_(std::move(path)),
       options_(options),
       service_(service),
+      tenants_(tenants),
       clock_(clock),
       budget_(std::make_shared<ByteBudget>(options.budget_bytes)),
       listener_(std::move(listener)),
@@ -108,9 +111,26 @@ bool StagingListener::Serve(const Guest& guest) {
   return true;
 }
 
+absl::StatusOr<std::shared_ptr<Session>> StagingListener::FindSession(
+    const Guest& guest, const StagingRequest& request) const {
+  KVSTOW_ASSIGN_OR_RETURN(auto session, service_->FindSession(SessionId{request.session}));
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(guest.connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+    return absl::ErrnoToStatus(errno, "who is there");
+  }
+  if (!tenants_->MayStage(session->tenant(), peer.uid)) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("user ", peer.uid,
+                     " may not share memory with this tenant's sessions; add it "
+                     "to the tenant's users"));
+  }
+  return session;
+}
+
 void StagingListener::Grant(const Guest& guest, const StagingRequest& request) {
   const auto grant = [&]() -> absl::Status {
-    KVSTOW_ASSIGN_OR_RETURN(auto session, service_->FindSession(SessionId{request.session}));
+    KVSTOW_ASSIGN_OR_RETURN(auto session, FindSession(guest, request));
     const uint64_t bytes = std::min(request.bytes, options_.session_bytes);
     if (bytes == 0) return absl::InvalidArgumentError("a request for 0 bytes of staging");
     // First, so that what takes its place need not fit beside it.

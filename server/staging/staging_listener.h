@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/auth/tenants.h"
 #include "server/core/byte_budget.h"
 #include "server/core/service.h"
 #include "staging/side_channel.h"
@@ -30,11 +31,11 @@ struct StagingOptions {
 // Owns a thread. Thread-safe.
 class StagingListener {
  public:
-  // Listens beside `unix_socket`. UNAVAILABLE as ListenSideChannel. `service` and `clock` outlive
-  // it.
+  // Listens beside `unix_socket`. UNAVAILABLE as ListenSideChannel. All pointers outlive it.
   static absl::StatusOr<std::unique_ptr<StagingListener>> Start(const std::string& unix_socket,
                                                                 StagingOptions options,
                                                                 Service* service,
+                                                                const Tenants* tenants,
                                                                 const Clock* clock);
   ~StagingListener();
 
@@ -48,7 +49,7 @@ class StagingListener {
   };
 
   StagingListener(std::string path, OwnedFd listener, OwnedFd stop, StagingOptions options,
-                  Service* service, const Clock* clock);
+                  Service* service, const Tenants* tenants, const Clock* clock);
   void Loop();
   // Returns when somebody connects, speaks or was silent for too long; false when it is time to go.
   bool Wait();
@@ -56,11 +57,16 @@ class StagingListener {
   void Rest();
   // True when the guest has been served and can go.
   bool Serve(const Guest& guest);
+  // The session asked for, if the process at the other end may have memory of its tenant's.
+  // FAILED_PRECONDITION as Service::FindSession, PERMISSION_DENIED.
+  absl::StatusOr<std::shared_ptr<Session>> FindSession(const Guest& guest,
+                                                       const StagingRequest& request) const;
   void Grant(const Guest& guest, const StagingRequest& request);
 
   const std::string path_;
   const StagingOptions options_;
   Service* const service_;
+  const Tenants* const tenants_;
   const Clock* const clock_;
   // Shared with the regions, which may outlive this.
   const std::shared_ptr<ByteBudget> budget_;

@@ -33,6 +33,7 @@ class StagingListenerTest : public ::testing::Test {
 
   TempDir dir_;
   const std::string socket_ = dir_.path() + "/d.sock";
+  const std::unique_ptr<Tenants> tenants_ = *Tenants::Create({}, "");
   SteadyClock clock_;
   SystemRandom random_;
   RecordingStats stats_;
@@ -46,7 +47,7 @@ class StagingListenerTest : public ::testing::Test {
                                 .max_connections = 8,
                                 .patience = absl::Milliseconds(200)};
   std::unique_ptr<StagingListener> listener_ =
-      *StagingListener::Start(socket_, options_, &service_, &clock_);
+      *StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_);
 };
 
 }  // namespace kvstow::testing
