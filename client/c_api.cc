@@ -170,6 +170,11 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
   kvstow::ClientOptions out;
   if (in.target != nullptr) out.target = in.target;
   if (in.client_name != nullptr) out.client_name = in.client_name;
+  out.security = {.ca_file = Str(in.ca_file),
+                  .certificate_file = Str(in.certificate_file),
+                  .key_file = Str(in.key_file),
+                  .server_name = Str(in.server_name),
+                  .token_file = Str(in.token_file)};
   if (in.path >= KVSTOW_PATH_AUTO && in.path <= KVSTOW_PATH_SHM) {
     out.path = static_cast<kvstow::DataPath>(in.path);
   }

@@ -1,26 +1,18 @@
 #include "client/daemon_link.h"
 
-#include <grpc/grpc.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
+#include <grpcpp/channel.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "client/channel.h"
 #include "client/unary_call.h"
 
 namespace kvstow::client {
 
 namespace {
-
-// gRPC shuts itself down with its last object and may then wait ten seconds for a poller of its
-// own. A process that used it once keeps it.
-void KeepGrpcUp() {
-  static const bool kept = (grpc_init(), true);
-  static_cast<void>(kept);
-}
 
 // The daemon is there: connections that failed before it came need not sit their pause out.
 void Reconnect(const std::shared_ptr<grpc::Channel>& channel) {
@@ -44,26 +36,11 @@ std::string SocketOf(const ClientOptions& options) {
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
-  KeepGrpcUp();
-  grpc::ChannelArguments args;
-  // Back soon after a restart: the daemon is next door. A connection attempt still gets seconds.
-  args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // Retries are the caller's business; the transport's own would keep copies of what a Put sends.
-  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  args.SetMaxReceiveMessageSize(4 << 20);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), args);
-}
-
 DaemonLink::DaemonLink(ClientOptions options)
     : options_(std::move(options)),
-      channel_(MakeChannel(options_.target)),
-      put_channel_(MakeChannel(options_.target)),
-      session_channel_(MakeChannel(options_.target)),
+      channel_(MakeChannel(options_.target, options_.security)),
+      put_channel_(MakeChannel(options_.target, options_.security)),
+      session_channel_(MakeChannel(options_.target, options_.security)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
       staging_({.unix_socket = SocketOf(options_)}),
@@ -83,6 +60,13 @@ void DaemonLink::OnSession(const Session& session) {
   instance_id_ = session.instance_id;
 }
 
+absl::Status DaemonLink::Explain(const absl::Status& no_session) const {
+  const absl::Status security = CheckSecurity(options_.target, options_.security);
+  if (security.ok()) return no_session;
+  return absl::Status(no_session.code(),
+                      absl::StrCat(no_session.message(), "; ", security.message()));
+}
+
 absl::Status DaemonLink::Fail(absl::Status status) {
   ++failures_;
   absl::MutexLock lock(&mu_);
@@ -99,7 +83,7 @@ absl::Status DaemonLink::Call(Work work, const Deadline& deadline,
   }
   // Being without a session costs nothing to find out, so that the breaker need not know.
   absl::StatusOr<Session> session = sessions_.Get(deadline);
-  if (!session.ok()) return Fail(session.status());
+  if (!session.ok()) return Fail(Explain(session.status()));
   if (session->draining && work == Work::kNew) {
     return absl::UnavailableError("the daemon is shutting down");
   }

@@ -24,9 +24,6 @@
 
 namespace kvstow::client {
 
-// Connects lazily and shares nothing with other channels of the process.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target);
-
 class DaemonLink {
  public:
   explicit DaemonLink(ClientOptions options);
@@ -63,6 +60,8 @@ class DaemonLink {
 
  private:
   void OnSession(const Session& session) ABSL_LOCKS_EXCLUDED(mu_);
+  // Adds what may be wrong with the files it was given.
+  absl::Status Explain(const absl::Status& no_session) const;
   absl::Status Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
 
   const ClientOptions options_;

@@ -54,8 +54,11 @@ absl::StatusOr<SessionKeeper::Session> SessionKeeper::Get(const Deadline& deadli
   if (!failed_ && !stop_) {
     return absl::DeadlineExceededError("the daemon did not open a session in time");
   }
-  return absl::UnavailableError(
-      absl::StrCat("no session with the daemon: ", last_error_.message()));
+  // Nobody's and forbidden calls are not an absent daemon's; all else is.
+  const bool refused =
+      absl::IsUnauthenticated(last_error_) || absl::IsPermissionDenied(last_error_);
+  return absl::Status(refused ? last_error_.code() : absl::StatusCode::kUnavailable,
+                      absl::StrCat("no session with the daemon: ", last_error_.message()));
 }
 
 void SessionKeeper::Suspect(uint64_t generation) {

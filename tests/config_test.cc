@@ -1,9 +1,11 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/app/config.h"
+#include "server/auth/testing/certificates.h"
 #include "tests/testing/daemon_fixture.h"
 
 namespace kvstow::testing {
@@ -60,6 +62,77 @@ TEST_F(ConfigTest, NamesADevice) {
   EXPECT_EQ(second->device, Device::kCuda);
   EXPECT_EQ(second->device_index, 1);
   EXPECT_EQ(second->gpu_tier_bytes, uint64_t{2} << 30);
+}
+
+TEST_F(ConfigTest, TenantsAndTheirQuotas) {
+  std::ofstream(dir_.path() + "/token") << "a-token-that-is-long-enough\n";
+  const auto config = LoadConfig(
+      Write(absl::StrCat("tenant { name: 'a' token_file: '", dir_.path(),
+                         "/token' user: 7 admin: true quota { host_tier: '1MiB' leased: '10KiB' "
+                         "streams: 3 requests_per_second: 0.5 sessions: 2 } } tenant { name: 'b' } "
+                         "unix_tenant: 'b'")),
+      {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->tenants.size(), 2u);
+  EXPECT_EQ(config->tenants[0].users, std::vector<uid_t>{7});
+  EXPECT_TRUE(config->tenants[0].admin);
+  EXPECT_FALSE(config->tenants[1].admin);
+  EXPECT_EQ(config->unix_tenant, "b");
+  EXPECT_EQ(config->store.quotas[0].host_bytes, 1u << 20);
+  EXPECT_EQ(config->store.quotas[0].gpu_bytes, UINT64_MAX);
+  EXPECT_EQ(config->store.quotas[0].leased_bytes, 10u << 10);
+  EXPECT_EQ(config->rpc.tenants[0].streams, 3u);
+  EXPECT_EQ(config->rpc.tenants[0].requests_per_second, 0.5);
+  EXPECT_EQ(config->rpc.tenants[1].streams, 0u);
+  EXPECT_EQ(config->limits.tenant_sessions, (std::vector<uint32_t>{2, 0}));
+}
+
+TEST_F(ConfigTest, MistakesAboutTenantsAreNamed) {
+  ExpectRefused("tenant { name: 'a b' }", "a name has 1 to 64 letters");
+  ExpectRefused("tenant { name: 'a' }", "nobody can be it");
+  ExpectRefused("tenant { name: 'a' certificate: 'x' }", "tls.client_ca");
+  ExpectRefused("tenant { name: 'a' token_file: '/nonexistent' }", "/nonexistent cannot be read");
+  ExpectRefused("tenant { name: 'a' } unix_tenant: 'b'", "nobody can be it");
+  ExpectRefused("unix_tenant: 'b'", "there is no tenant 'b'");
+  ExpectRefused("tenant { name: 'a' } tenant { name: 'a' } unix_tenant: 'a'", "two of that name");
+  const std::string quota = "unix_tenant: 'a' tenant { name: 'a' quota { ";
+  ExpectRefused(quota + "host_tier: '0' } }", "quota.host_tier: 0 would stop all work");
+  ExpectRefused(quota + "leased: 'much' } }", "quota.leased: 'much' is no size");
+  ExpectRefused(quota + "streams: 0 } }", "quota.streams: 0 would stop all work");
+  ExpectRefused(quota + "sessions: 0 } }", "quota.sessions: 0 would stop all work");
+  ExpectRefused(quota + "requests_per_second: 0 } }", "quota.requests_per_second: 0 would stop");
+  ExpectRefused(quota + "requests_per_second: nan } }", "quota.requests_per_second: nan");
+}
+
+TEST_F(ConfigTest, MistakesAboutTlsAreNamed) {
+  const Authority authority("test");
+  const std::string crt = dir_.path() + "/crt", key = dir_.path() + "/key";
+  const std::string tcp = "tcp: '0.0.0.0:7411' tls { ";
+  authority.Issue({"kvstowd", ""}, crt, key);
+  const auto good = LoadConfig(Write(absl::StrCat(tcp, "certificate: '", crt, "' key: '", key,
+                                                  "' client_ca: '", crt, "' }")),
+                               {});
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_TRUE(good->rpc.tls.require_client_certificate) << "there is nothing else to tell by";
+  EXPECT_FALSE(good->insecure);
+  ExpectRefused(absl::StrCat("tls { certificate: '", crt, "' key: '", key, "' }"),
+                "tcp is not set");
+  ExpectRefused(absl::StrCat(tcp, "certificate: '", crt, "' }"), "go together");
+  ExpectRefused(absl::StrCat(tcp, "certificate: '", crt, "' key: '", crt, "' }"),
+                "holds no PEM private key");
+  ExpectRefused(absl::StrCat(tcp, "certificate: '/nonexistent' key: '", key, "' }"),
+                "/nonexistent: cannot be read");
+  ExpectRefused(
+      absl::StrCat(tcp, "certificate: '", crt, "' key: '", key, "' client_ca: '/nonexistent' }"),
+      "tls.client_ca: /nonexistent: cannot be read");
+  authority.Issue({"kvstowd", "", -absl::Hours(2), -absl::Hours(1)}, crt, key);
+  ExpectRefused(absl::StrCat(tcp, "certificate: '", crt, "' key: '", key, "' }"), "has expired");
+  ExpectRefused(absl::StrCat("metrics_security { certificate: '", crt, "' }"),
+                "metrics_security.certificate");
+  ExpectRefused("metrics_security { user: 'p' }", "go together");
+  ExpectRefused("metrics_security { user: 'p' password_file: '/nonexistent' }",
+                "has no first line");
+  ExpectRefused("overwrite_slack: 'maybe'", "use on or off");
 }
 
 TEST_F(ConfigTest, MistakesAreNamed) {

@@ -351,6 +351,46 @@ TEST(DaemonCommandTest, PrintedDefaultsAreAConfiguration) {
   EXPECT_EQ(Process({KVSTOWD, "--check_config", "--config=" + config}).Wait(), 0);
 }
 
+// At the most talkative level, with what belongs to nobody and what does.
+TEST(DaemonCommandTest, NoSecretIsEverLogged) {
+  TempDir dir;
+  const std::string log = dir.path() + "/log", config = dir.path() + "/c.textproto",
+                    socket = dir.path() + "/d.sock";
+  const std::string token = "token-0123456789abcdefghij", wrong = "wrong-0123456789abcdefghij";
+  std::ofstream(dir.path() + "/token") << token << "\n";
+  std::ofstream(dir.path() + "/wrong") << wrong << "\n";
+  std::ofstream(config) << "tenant { name: 'a' token_file: '" << dir.path() << "/token' }";
+  std::vector<BlockKey> keys;
+  {
+    Process daemon({KVSTOWD, "--config=" + config, "--unix_socket=" + socket, "--metrics=none",
+                    "--log_level=trace"},
+                   log);
+    for (const char* file : {"/wrong", "/token"}) {
+      ClientOptions options;
+      options.target = "unix:" + socket;
+      options.security.token_file = dir.path() + file;
+      options.connect_wait = options.lookup_deadline = absl::Seconds(20);
+      const auto client = Client::Create(options);
+      const auto space = *client->OpenSpace(Spec());
+      keys = space->Keys(std::vector<uint32_t>(128, 4711));
+      const Match match = space->Lookup(keys);
+      EXPECT_EQ(match.status.ok(), file == std::string("/token")) << match.status;
+    }
+    std::ofstream(dir.path() + "/token") << "short\n";  // what is wrong with it is logged
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (ReadFile(log).find("can be guessed") == std::string::npos) {
+      ASSERT_LT(absl::Now(), deadline) << ReadFile(log);
+    }
+    daemon.Signal(SIGTERM);
+    EXPECT_EQ(daemon.Wait(), 0);
+  }
+  const std::string said = ReadFile(log);
+  EXPECT_THAT(said, HasSubstr("tenants=a"));
+  for (const std::string& secret : {token, wrong, std::string("short"), Hex(keys[0])}) {
+    EXPECT_THAT(said, ::testing::Not(HasSubstr(secret)));
+  }
+}
+
 TEST(DaemonCommandTest, UnusableSocketPathIsNamed) {
   TempDir dir;
   const std::string out = dir.path() + "/out";

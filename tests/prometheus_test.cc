@@ -7,6 +7,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "httplib.h"
+#include "server/auth/testing/certificates.h"
+#include "staging/shared_region.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
@@ -58,6 +60,92 @@ TEST_F(PrometheusTest, ScrapeTellsWhatHappened) {
   EXPECT_THAT(text,
               HasSubstr("kvstow_refused_blocks_total{reason=\"full\",tenant=\"default\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("kvstow_checksum_failures_total{tier=\"host\"} 0\n"));
+}
+
+using MetricsListenerTest = DaemonTest;
+
+TEST_F(MetricsListenerTest, MetricsCanAskForAPassword) {
+  config_.metrics = {.address = "127.0.0.1:0", .user = "prometheus", .password = "secret"};
+  StartDaemon();
+  httplib::Client http(absl::StrCat("http://", daemon_->metrics_address()));
+  EXPECT_EQ(http.Get("/metrics")->status, 401);
+  http.set_basic_auth("prometheus", "wrong!");
+  EXPECT_EQ(http.Get("/metrics")->status, 401);
+  http.set_basic_auth("prometheus", "secret");
+  EXPECT_EQ(http.Get("/metrics")->status, 200);
+}
+
+TEST_F(MetricsListenerTest, MetricsCanBeServedOverTls) {
+  const Authority authority("test");
+  const std::string certificate = dir_.path() + "/pem", key = dir_.path() + "/key",
+                    ca = dir_.path() + "/ca";
+  authority.Issue({"kvstowd", "IP:127.0.0.1"}, certificate, key);
+  authority.WriteCertificate(ca);
+  std::ofstream(certificate, std::ios::app) << std::ifstream(key).rdbuf();
+  config_.metrics = {.address = "127.0.0.1:0", .certificate = certificate};
+  StartDaemon();
+  httplib::Client https(absl::StrCat("https://", daemon_->metrics_address()));
+  https.set_ca_cert_path(ca.c_str());
+  const auto answer = https.Get("/metrics");
+  ASSERT_TRUE(answer) << httplib::to_string(answer.error());
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_THAT(answer->body, HasSubstr("kvstow_build_info"));
+  httplib::Client http(absl::StrCat("http://", daemon_->metrics_address()));
+  const auto refused = http.Get("/metrics");
+  EXPECT_FALSE(refused && refused->status == 200) << "in clear";
+}
+
+// A renewed certificate is shown from the next connection on.
+TEST_F(MetricsListenerTest, TheMetricsCertificateIsRenewed) {
+  const std::string certificate = dir_.path() + "/pem", key = dir_.path() + "/key",
+                    ca = dir_.path() + "/ca";
+  const auto issue = [&](const Authority& authority) {
+    authority.Issue({"kvstowd", "IP:127.0.0.1"}, certificate, key);
+    authority.WriteCertificate(ca);
+    std::ofstream(certificate, std::ios::app) << std::ifstream(key).rdbuf();
+  };
+  issue(Authority("before"));
+  config_.metrics = {.address = "127.0.0.1:0", .certificate = certificate};
+  StartDaemon();
+  issue(Authority("after"));
+  httplib::Client https(absl::StrCat("https://", daemon_->metrics_address()));
+  https.set_ca_cert_path(ca.c_str());
+  EXPECT_TRUE(https.Get("/metrics"));
+}
+
+TEST_F(MetricsListenerTest, MetricsDoNotShareAPort) {
+  config_.metrics = {.address = "127.0.0.1:0"};
+  StartDaemon();
+  config_.metrics.address = daemon_->metrics_address();
+  config_.rpc.unix_socket += "2";
+  const auto second = Daemon::Start(config_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("Is the port taken?"));
+}
+
+// More scrapers than there are threads ask and do not read: the next one waits for them a few
+// seconds at most, and so does the end.
+TEST_F(MetricsListenerTest, ScrapesThatNeverEnd) {
+  config_.metrics = {.address = "127.0.0.1:0"};
+  StartDaemon();
+  const std::string address = daemon_->metrics_address();
+  const int port = std::stoi(address.substr(address.rfind(':') + 1));
+  std::vector<OwnedFd> stuck;
+  for (int i = 0; i < 6; ++i) {
+    stuck.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    to.sin_port = htons(static_cast<uint16_t>(port));
+    ASSERT_EQ(connect(stuck.back().get(), reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+    // Half a request.
+    ASSERT_EQ(write(stuck.back().get(), "GET /metrics HT", 15), 15);
+  }
+  httplib::Client http(absl::StrCat("http://", address));
+  http.set_read_timeout(60);
+  const auto answer = http.Get("/metrics");
+  ASSERT_TRUE(answer) << httplib::to_string(answer.error());
+  EXPECT_EQ(answer->status, 200);
 }
 
 TEST_F(PrometheusTest, PromtoolHasNothingToSay) {

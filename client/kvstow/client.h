@@ -40,10 +40,24 @@ enum class DataPath {
 };
 absl::string_view Name(DataPath path);
 
+// How client and daemon know each other. Files are PEM, but the token's, and read again when they
+// change.
+struct ClientSecurity {
+  // Who signs the daemon's certificate; makes TCP use TLS.
+  std::string ca_file = {};
+  // The client's own certificate and key, where the daemon asks for one.
+  std::string certificate_file = {}, key_file = {};
+  // The name in the daemon's certificate, where it is not the target's host.
+  std::string server_name = {};
+  // A bearer token, the first line; never sent over TCP without TLS.
+  std::string token_file = {};
+};
+
 struct ClientOptions {
   // A gRPC target: "unix:/run/kvstow/kvstowd.sock" or "host:port".
   std::string target = "unix:/run/kvstow/kvstowd.sock";
   std::string client_name = "worker";  // shown in the daemon's logs
+  ClientSecurity security;
   // A path that is named is used or the call is answered "no match"; kAuto takes the next one.
   DataPath path = DataPath::kAuto;
   // Deadlines of calls that name none. Lookup sits on the path to the first token; Put and Get move

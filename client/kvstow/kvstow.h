@@ -29,11 +29,13 @@ typedef enum {
   KVSTOW_CANCELLED = 1,
   KVSTOW_INVALID_ARGUMENT = 3,
   KVSTOW_DEADLINE_EXCEEDED = 4,
+  KVSTOW_PERMISSION_DENIED = 7,
   KVSTOW_RESOURCE_EXHAUSTED = 8,
   KVSTOW_FAILED_PRECONDITION = 9,
   KVSTOW_INTERNAL = 13,
   KVSTOW_UNAVAILABLE = 14,
-  KVSTOW_DATA_LOSS = 15
+  KVSTOW_DATA_LOSS = 15,
+  KVSTOW_UNAUTHENTICATED = 16
 } kvstow_code;
 
 /* Code and reason; the message is cut to fit. */
@@ -53,6 +55,12 @@ typedef struct {
   uint32_t lookup_deadline_ms;
   uint32_t get_deadline_ms;
   uint32_t put_deadline_ms;
+  /* As kvstow::ClientSecurity; NULL for none. */
+  const char* ca_file;
+  const char* certificate_file;
+  const char* key_file;
+  const char* server_name;
+  const char* token_file;
 } kvstow_options;
 
 typedef enum { KVSTOW_FP16 = 1, KVSTOW_BF16 = 2, KVSTOW_FP32 = 3 } kvstow_dtype;

@@ -5,16 +5,28 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "client/channel.h"
 #include "client/convert.h"
-#include "client/daemon_link.h"
 #include "client/outcome.h"
 #include "client/tool/exit_code.h"
 
 namespace kvstow::tool {
 
+namespace {
+
+std::string FromEnvironment(const char* name, const std::string& otherwise) {
+  const char* value = getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
+}  // namespace
+
 Connection::Connection() {
-  const char* from_environment = getenv("KVSTOW_TARGET");
-  target = from_environment != nullptr ? from_environment : ClientOptions().target;
+  target = FromEnvironment("KVSTOW_TARGET", ClientOptions().target);
+  security.ca_file = FromEnvironment("KVSTOW_TLS_CA", "");
+  security.certificate_file = FromEnvironment("KVSTOW_TLS_CERTIFICATE", "");
+  security.key_file = FromEnvironment("KVSTOW_TLS_KEY", "");
+  security.token_file = FromEnvironment("KVSTOW_TOKEN_FILE", "");
 }
 
 void Connection::AddFlags(FlagSet* flags) {
@@ -23,13 +35,29 @@ void Connection::AddFlags(FlagSet* flags) {
              "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
   flags->Add("path", &path, {"auto", "grpc", "shm"},
              "How KV travels: in the stream, or through memory shared with a daemon on this host");
+  flags->Add(
+      "tls_ca", &security.ca_file,
+      "PEM file of the CA that signed the daemon's certificate; TCP then uses TLS. $KVSTOW_TLS_CA "
+      "sets the default");
+  flags->Add(
+      "tls_certificate", &security.certificate_file,
+      "PEM file of the client certificate to show. $KVSTOW_TLS_CERTIFICATE sets the default");
+  flags->Add("tls_key", &security.key_file, "And of its key. $KVSTOW_TLS_KEY sets the default");
+  flags->Add("tls_server_name", &security.server_name,
+             "Name in the daemon's certificate, where it is not the target's host");
+  flags->Add("token_file", &security.token_file,
+             "File whose first line is the bearer token to show. $KVSTOW_TOKEN_FILE sets the "
+             "default");
   flags->Add("deadline", &deadline, "Longest that a call may take, 500ms or 30s say");
 }
+
+absl::Status Connection::Check() const { return client::CheckSecurity(target, security); }
 
 std::unique_ptr<Client> Connection::MakeClient() const {
   ClientOptions options;
   options.target = target;
   options.client_name = "kvstow";
+  options.security = security;
   for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory}) {
     if (path == Name(each)) options.path = each;
   }
@@ -39,7 +67,7 @@ std::unique_ptr<Client> Connection::MakeClient() const {
 }
 
 std::shared_ptr<grpc::Channel> Connection::MakeChannel() const {
-  return client::MakeChannel(target);
+  return client::MakeChannel(target, security);
 }
 
 SpaceSession::SpaceSession(std::shared_ptr<grpc::Channel> channel)
@@ -79,6 +107,13 @@ int Complain(const absl::Status& status, const Connection& connection) {
                    "kvstow: no daemon at %s: start kvstowd, or say where it listens with --target "
                    "or $KVSTOW_TARGET\n  (%s)\n",
                    connection.target.c_str(), message.c_str());
+      break;
+    case absl::StatusCode::kUnauthenticated:
+      std::fprintf(
+          stderr,
+          "kvstow: the daemon at %s does not know who calls: give --token_file, or --tls_ca "
+          "with --tls_certificate and --tls_key\n  (%s)\n",
+          connection.target.c_str(), message.c_str());
       break;
     case absl::StatusCode::kDeadlineExceeded:
       std::fprintf(stderr,

@@ -20,10 +20,13 @@ namespace kvstow::tool {
 struct Connection {
   std::string target;  // $KVSTOW_TARGET, else the default socket
   std::string path = "auto";
+  ClientSecurity security;                      // $KVSTOW_TOKEN_FILE and the like set the defaults
   absl::Duration deadline = absl::Seconds(30);  // of each call
 
   Connection();
   void AddFlags(FlagSet* flags);
+  // INVALID_ARGUMENT when it cannot work as asked for.
+  absl::Status Check() const;
 
   // Waits for the daemon as long as each call may take.
   std::unique_ptr<Client> MakeClient() const;

@@ -79,6 +79,7 @@ int RunCommand(Command* command, const std::vector<std::string>& args) {
     return kExitOk;
   }
   if (status.ok()) status = command->Check(flags);
+  if (status.ok()) status = connection.Check();
   if (!status.ok()) return BadUsage(std::string(status.message()), help_command);
   return command->Run(connection);
 }

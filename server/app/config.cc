@@ -28,6 +28,7 @@ device: "auto"
 gpu_tier: "none"
 metrics: "127.0.0.1:9464"
 log_level: "info"
+overwrite_slack: "on"
 shutdown_grace_seconds: 20
 limits {
   max_bulk_streams: 64
@@ -304,6 +305,14 @@ absl::Status SetLimits(const Config::Limits& in, DaemonConfig* out) {
   return absl::OkStatus();
 }
 
+absl::Status SetOverwriting(const Config& in, DaemonConfig* out) {
+  if (in.overwrite_slack() != "on" && in.overwrite_slack() != "off") {
+    return Invalid("overwrite_slack", absl::StrCat("'", in.overwrite_slack(), "'; use on or off"));
+  }
+  out->store.overwrite_slack = in.overwrite_slack() == "on";
+  return absl::OkStatus();
+}
+
 absl::Status SetEviction(const Config::Eviction& in, DaemonConfig* out) {
   KVSTOW_RETURN_IF_ERROR(CheckFraction("eviction.high_watermark", in.high_watermark()));
   KVSTOW_RETURN_IF_ERROR(CheckFraction("eviction.low_watermark", in.low_watermark()));
@@ -366,6 +375,7 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   KVSTOW_RETURN_IF_ERROR(SetTenants(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetLimits(in.limits(), &out));
   KVSTOW_RETURN_IF_ERROR(SetEviction(in.eviction(), &out));
+  KVSTOW_RETURN_IF_ERROR(SetOverwriting(in, &out));
   KVSTOW_RETURN_IF_ERROR(CheckLogLevel(in.log_level()));
   KVSTOW_ASSIGN_OR_RETURN(out.host_tier_bytes, Size("host_tier", in.host_tier()));
   KVSTOW_RETURN_IF_ERROR(CheckHoldsABlock("host_tier", out.host_tier_bytes));

@@ -22,7 +22,7 @@ struct RecordMove {
   Allocation from;
   Tier* destination = nullptr;
   Allocation to;
-  uint64_t bytes = 0;  // of the record; both allocations hold as many
+  uint64_t bytes = 0;  // both allocations hold as many
 };
 
 class RecordMover {

@@ -65,6 +65,9 @@ struct StoreOptions {
   double max_leased_fraction = 0.80;
   // By TenantId; tenants beyond the list have the default.
   std::vector<TenantQuota> quotas = {};
+  // Overwrite what of a record's last page it does not fill, so that nothing of the record that lay
+  // there before, another tenant's maybe, stays within reach of this one's.
+  bool overwrite_slack = true;
   // Of records on their way between tiers. One larger than that moves alone.
   uint64_t max_moving_bytes = uint64_t{64} << 20;
   // Of the records handed to the mover at a time.
@@ -99,11 +102,13 @@ struct TierSnapshot {
   uint64_t logical_bytes = 0;  // what their blocks take raw
 };
 
+// By tier: as StoreSnapshot::tiers.
 struct TenantSnapshot {
   TenantId tenant{};
   uint64_t blocks = 0;
   uint64_t physical_bytes = 0;
-  std::vector<uint64_t> tier_bytes;  // and of that, as StoreSnapshot::tiers
+  std::vector<uint64_t> tier_bytes;   // and of that, by tier
+  std::vector<uint64_t> quota_bytes;  // by tier: what it may have, at most the tier
   uint64_t leased_bytes = 0;
   uint64_t leases = 0;
 };

@@ -144,6 +144,8 @@ class Store::Impl {
                                              Refusal* refusal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status WritePieces(const Placement& placement,
                            std::span<const std::span<const std::byte>> pieces) const;
+  // Of a record of so many bytes.
+  absl::Status OverwriteSlack(const Placement& placement, uint64_t bytes) const;
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
                const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -280,6 +282,9 @@ class Store::Impl {
   void Track(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Untrack(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnCooled(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- store_snapshot.cc ----
+  TenantSnapshot SnapshotOf(TenantId tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- store_impl.cc ----
   // As TenantQueues takes them.

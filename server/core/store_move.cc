@@ -44,7 +44,9 @@ void Store::Impl::Launch(std::vector<MoveBatch> batches) {
                        .from = moving.source,
                        .destination = tiers_[moving.to],
                        .to = moving.target,
-                       .bytes = moving.bytes});
+                       // To the end of the last page: what is overwritten here is so there.
+                       .bytes = std::min(tiers_[moving.from]->PhysicalBytes(moving.bytes),
+                                         moving.target_bytes)});
     }
     mover->Move(std::move(moves),
                 [this, batch = std::move(batch)](std::span<const absl::Status> results) mutable {

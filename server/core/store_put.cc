@@ -1,5 +1,6 @@
 // Store: reservations, commits, and when a block becomes visible.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -196,6 +197,18 @@ absl::Status Store::Impl::WritePieces(const Placement& placement,
     absl::Status s = tiers_[placement.tier]->Write(placement.allocation, offset, piece);
     if (!s.ok()) return s;
     offset += piece.size();
+  }
+  return options_.overwrite_slack ? OverwriteSlack(placement, offset) : absl::OkStatus();
+}
+
+absl::Status Store::Impl::OverwriteSlack(const Placement& placement, uint64_t bytes) const {
+  static constexpr std::array<std::byte, 4096> kZeros{};
+  Tier* const tier = tiers_[placement.tier];
+  for (uint64_t at = bytes, end = tier->PhysicalBytes(bytes); at < end;) {
+    const uint64_t n = std::min<uint64_t>(kZeros.size(), end - at);
+    if (absl::Status s = tier->Write(placement.allocation, at, std::span(kZeros).first(n)); !s.ok())
+      return s;
+    at += n;
   }
   return absl::OkStatus();
 }

@@ -197,6 +197,42 @@ TEST(StoreQuota, OfTheFastTier) {
   EXPECT_EQ(b.Pages(0), 6u);
 }
 
+// Bytes of the record that lay there before: none of them is left, also where the new one ends.
+TEST(StoreQuota, NothingOfAnotherTenantsStaysBehind) {
+  StoreOptions options = WithQuotas({{}, {}});
+  options.high_watermark = options.low_watermark = 0.5;
+  StoreWorld w(2, options, /*fast_pages=*/1);
+  Tenant a(w, kA), b(w, kB);
+  // Every page of both tiers full of ones.
+  w.space = w.store.AddSpace(kA, Fingerprint{1}, {}, kTestTokens);
+  const std::vector<std::byte> ones(kPage, std::byte{1});
+  for (char chain : {'p', 'q', 'r'}) {
+    auto answer = w.Reserve(TestIntents(TestChain(chain, 1)));
+    const std::span<const std::byte> pieces[] = {ones};
+    ASSERT_TRUE(w.store.Commit(std::move(answer[0].reservation), pieces, {}).ok());
+  }
+  w.store.DropSpace(w.space);
+  w.space = w.store.AddSpace(kB, Fingerprint{1}, {}, kTestTokens);
+  const auto expect_clean = [&] {
+    auto pin = w.store.Peek(w.space, 0, TestKey('b', 0));
+    ASSERT_TRUE(pin);
+    std::vector<std::byte> page(kPage);
+    ASSERT_TRUE(pin.Read(0, page).ok());
+    EXPECT_EQ(page[0], std::byte{2});
+    EXPECT_EQ(std::vector(page.begin() + 1, page.end()), std::vector(kPage - 1, std::byte{0}));
+  };
+  auto answer = w.Reserve(TestIntents(TestChain('b', 1)));
+  const std::vector<std::byte> two(1, std::byte{2});
+  const std::span<const std::byte> pieces[] = {two};
+  ASSERT_TRUE(w.store.Commit(std::move(answer[0].reservation), pieces, {}).ok());
+  expect_clean();
+  // And when it moves on.
+  ASSERT_EQ(w.fast_pages(), 1u);
+  w.Settle();
+  ASSERT_EQ(w.fast_pages(), 0u);
+  expect_clean();
+}
+
 // Whatever happens, in whatever order.
 class StoreQuotaSimulation : public ::testing::TestWithParam<uint32_t> {};
 

@@ -1,6 +1,5 @@
 // Store: looking at it from outside.
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -33,6 +32,22 @@ absl::StatusOr<BlockInfo> Store::Impl::Inspect(SpaceId space_id, const BlockKey&
   return info;
 }
 
+TenantSnapshot Store::Impl::SnapshotOf(TenantId tenant) const {
+  TenantSnapshot out;
+  out.tenant = tenant;
+  for (size_t i = 0; i < tiers_.size(); ++i) {
+    out.tier_bytes.push_back(ledger_.tier_bytes(tenant, i));
+    out.quota_bytes.push_back(QuotaOf(tenant, i));
+    out.physical_bytes += out.tier_bytes.back();
+  }
+  const auto account = ledger_.tenants().find(tenant);
+  if (account == ledger_.tenants().end()) return out;
+  out.blocks = account->second.visible_blocks;
+  out.leased_bytes = account->second.leased_bytes;
+  out.leases = account->second.leases;
+  return out;
+}
+
 StoreSnapshot Store::Impl::Snapshot() const {
   absl::MutexLock lock(&mu_);
   StoreSnapshot snapshot;
@@ -44,15 +59,8 @@ StoreSnapshot Store::Impl::Snapshot() const {
                               .record_bytes = account.record_bytes,
                               .logical_bytes = account.logical_bytes});
   }
-  for (const auto& [tenant, account] : ledger_.tenants()) {
-    snapshot.tenants.push_back(
-        {.tenant = tenant,
-         .blocks = account.visible_blocks,
-         .physical_bytes =
-             std::accumulate(account.tier_bytes.begin(), account.tier_bytes.end(), uint64_t{0}),
-         .tier_bytes = account.tier_bytes,
-         .leased_bytes = account.leased_bytes,
-         .leases = account.leases});
+  for (size_t t = 0; t < queues_.tenants(); ++t) {
+    snapshot.tenants.push_back(SnapshotOf(TenantId(t)));
   }
   snapshot.visible_blocks = index_.visible_blocks();
   snapshot.incomplete_blocks = waiting_.size();

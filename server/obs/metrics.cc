@@ -40,6 +40,7 @@ const std::map<RemovalReason, std::string>& RemovalNames() {
 struct Metrics::PerTenant {
   Counter *hit_tokens, *miss_tokens, *expired_leases, *record_bytes, *record_entries;
   Gauge *physical_bytes, *leased_bytes, *blocks, *leases;
+  std::map<TierKind, Gauge*> tier_bytes, quota_bytes;
   std::map<Refusal, Counter*> refused;
   std::map<TierKind, Counter*> stored_blocks;
   std::map<std::pair<TierKind, RemovalReason>, Counter*> removed_blocks, removed_bytes;
@@ -116,6 +117,14 @@ void Metrics::AddTenants() {
                        .Name("kvstow_tenant_physical_bytes")
                        .Help("Physical bytes of a tenant's records")
                        .Register(registry_);
+  auto& in_tier = BuildGauge()
+                      .Name("kvstow_tenant_tier_bytes")
+                      .Help("Physical bytes of a tenant's records in a tier")
+                      .Register(registry_);
+  auto& quota = BuildGauge()
+                    .Name("kvstow_tenant_quota_bytes")
+                    .Help("Physical bytes that a tenant may have in a tier")
+                    .Register(registry_);
   auto& leased = BuildGauge()
                      .Name("kvstow_tenant_leased_bytes")
                      .Help("Physical bytes that leases keep from eviction")
@@ -140,6 +149,8 @@ void Metrics::AddTenants() {
     }
     for (TierKind kind : config_.tiers) {
       const std::string tier = Str(Name(kind));
+      t->tier_bytes[kind] = &in_tier.Add({{"tenant", name}, {"tier", tier}});
+      t->quota_bytes[kind] = &quota.Add({{"tenant", name}, {"tier", tier}});
       t->stored_blocks[kind] = &stored.Add({{"tenant", name}, {"tier", tier}});
       for (const auto& [reason, text] : RemovalNames()) {
         const prometheus::Labels labels = {{"tenant", name}, {"tier", tier}, {"reason", text}};
@@ -444,6 +455,10 @@ void Metrics::SetGauges(const Gauges& g) const {
     m.leased_bytes->Set(static_cast<double>(t.leased_bytes));
     m.blocks->Set(static_cast<double>(t.blocks));
     m.leases->Set(static_cast<double>(t.leases));
+    for (size_t i = 0; i < store.tiers.size(); ++i) {
+      m.tier_bytes.at(store.tiers[i].tier)->Set(static_cast<double>(t.tier_bytes[i]));
+      m.quota_bytes.at(store.tiers[i].tier)->Set(static_cast<double>(t.quota_bytes[i]));
+    }
   }
   blocks_visible_->Set(static_cast<double>(store.visible_blocks));
   blocks_incomplete_->Set(static_cast<double>(store.incomplete_blocks));

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "client/bulk_stream.h"
-#include "client/daemon_link.h"
+#include "client/channel.h"
 #include "grpcpp/grpcpp.h"
 #include "kvstow/v1/kvstow.grpc.pb.h"
 

@@ -16,7 +16,7 @@ class DaemonTest : public ::testing::Test {
     ConfigOverrides overrides;
     overrides.unix_socket = dir_.path() + "/d.sock";
     overrides.host_tier = "64MiB";
-    overrides.metrics = "none";  // its listener takes a second to stop
+    overrides.metrics = "none";
     overrides.log_level = "warn";
     overrides.threads = 2;
     overrides.device = "cpu";  // also where there is a GPU: its tests say so

@@ -44,13 +44,15 @@ std::vector<BlockKey> SmallKeys(size_t blocks, uint32_t seed) {
 }
 
 RawWorker::RawWorker(const std::string& target)
-    : channel_(grpc::CreateChannel(target, grpc::InsecureChannelCredentials())),
-      stub_(v1::Kvstow::NewStub(channel_)) {
+    : RawWorker(grpc::CreateChannel(target, grpc::InsecureChannelCredentials())) {}
+
+RawWorker::RawWorker(std::shared_ptr<grpc::Channel> channel)
+    : channel_(std::move(channel)), stub_(v1::Kvstow::NewStub(channel_)) {
   v1::SessionRequest request;
   request.set_client_name("test");
   session_stream_ = stub_->Session(&session_context_, request);
   v1::SessionEvent event;
-  EXPECT_TRUE(session_stream_->Read(&event)) << "no session at " << target;
+  EXPECT_TRUE(session_stream_->Read(&event)) << "no session";
   session_ = event.session_id();
 }
 

@@ -25,6 +25,7 @@ class RawWorker {
  public:
   // Opens a session at `target`.
   explicit RawWorker(const std::string& target);
+  explicit RawWorker(std::shared_ptr<grpc::Channel> channel);
   ~RawWorker();
 
   v1::Kvstow::Stub& stub() { return *stub_; }
