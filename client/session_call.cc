@@ -48,7 +48,7 @@ SessionCall::Next SessionCall::Wait(absl::Duration timeout, v1::SessionEvent* ev
   if (pending_ == Pending::kStart) {
     if (!Await(until, &ok)) return Next::kTimeout;
     pending_ = Pending::kNothing;
-    if (!ok) return Next::kEnd;
+    if (!ok) return End();
   }
   if (pending_ == Pending::kNothing) {
     reader_->Read(&event_, nullptr);
@@ -56,7 +56,7 @@ SessionCall::Next SessionCall::Wait(absl::Duration timeout, v1::SessionEvent* ev
   }
   if (!Await(until, &ok)) return Next::kTimeout;
   pending_ = Pending::kNothing;
-  if (!ok) return Next::kEnd;
+  if (!ok) return End();
   *event = event_;
   return Next::kEvent;
 }
@@ -64,12 +64,9 @@ SessionCall::Next SessionCall::Wait(absl::Duration timeout, v1::SessionEvent* ev
 absl::Status SessionCall::Finish() {
   finished_ = true;
   bool ok = true;
-  if (pending_ != Pending::kNothing) {
-    Cancel();
-    Await(gpr_inf_future(GPR_CLOCK_MONOTONIC), &ok);
-  }
-  // The stream may also be left right after an event, with nothing pending.
-  if (ok) Cancel();
+  // Of a stream that ended by itself the status is wanted: why the daemon ended it.
+  if (!ended_) Cancel();
+  if (pending_ != Pending::kNothing) Await(gpr_inf_future(GPR_CLOCK_MONOTONIC), &ok);
   grpc::Status status;
   reader_->Finish(&status, nullptr);
   Await(gpr_inf_future(GPR_CLOCK_MONOTONIC), &ok);

@@ -37,6 +37,10 @@ class SessionCall {
  private:
   enum class Pending { kNothing, kStart, kRead };
 
+  Next End() {
+    ended_ = true;
+    return Next::kEnd;
+  }
   // False on timeout.
   bool Await(gpr_timespec until, bool* ok);
 
@@ -46,6 +50,7 @@ class SessionCall {
   std::unique_ptr<grpc::ClientAsyncReader<v1::SessionEvent>> reader_;
   v1::SessionEvent event_;
   Pending pending_ = Pending::kStart;
+  bool ended_ = false;  // by itself
   bool finished_ = false;
 };
 
