@@ -53,8 +53,7 @@ class AddToken final : public Interceptor {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
       const std::string token = file_->Get();
       if (!token.empty()) {
-        methods->GetSendInitialMetadata()->emplace("authorization",
-                                                   absl::StrCat("Bearer ", token));
+        methods->GetSendInitialMetadata()->emplace("authorization", absl::StrCat("Bearer ", token));
       }
     }
     methods->Proceed();

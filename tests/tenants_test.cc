@@ -42,7 +42,8 @@ OwnedFd Connect(const std::string& listener) {
     listener.copy(path.sun_path, sizeof(path.sun_path) - 1, std::strlen("unix:"));
     done = connect(fd.get(), reinterpret_cast<sockaddr*>(&path), sizeof(path));
   } else {
-    address.sin_port = htons(static_cast<uint16_t>(std::stoi(listener.substr(listener.rfind(':') + 1))));
+    address.sin_port =
+        htons(static_cast<uint16_t>(std::stoi(listener.substr(listener.rfind(':') + 1))));
     done = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
   }
   return done == 0 ? std::move(fd) : OwnedFd();
@@ -95,8 +96,8 @@ class TenantsTest : public DaemonTest {
   static std::vector<Outcome> CallAll(grpc::Channel& channel, const Credentials& as,
                                       const BlockKey& key, uint64_t lease) {
     std::vector<Outcome> out;
-    const auto stub = v1::Kvstow::NewStub(
-        std::shared_ptr<grpc::Channel>(&channel, [](grpc::Channel*) {}));
+    const auto stub =
+        v1::Kvstow::NewStub(std::shared_ptr<grpc::Channel>(&channel, [](grpc::Channel*) {}));
     const auto unary = [&](const char* method, auto call, auto request, auto response) {
       grpc::ClientContext context;
       context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
@@ -106,38 +107,44 @@ class TenantsTest : public DaemonTest {
     };
     v1::OpenSpaceRequest open;
     *open.mutable_spec() = SmallSpec();
-    unary("OpenSpace", [&](auto... a) { return stub->OpenSpace(a...); }, open,
-          v1::OpenSpaceResponse());
+    unary(
+        "OpenSpace", [&](auto... a) { return stub->OpenSpace(a...); }, open,
+        v1::OpenSpaceResponse());
     v1::LookupRequest lookup;
     lookup.set_space(as.space);
     lookup.set_keys(KeyBytes(key));
     lookup.set_ttl_ms(1000);
-    unary("Lookup", [&](auto... a) { return stub->Lookup(a...); }, lookup, v1::LookupResponse());
+    unary(
+        "Lookup", [&](auto... a) { return stub->Lookup(a...); }, lookup, v1::LookupResponse());
     v1::PrefetchRequest prefetch;
     prefetch.set_space(as.space);
     prefetch.set_keys(KeyBytes(key));
-    unary("Prefetch", [&](auto... a) { return stub->Prefetch(a...); }, prefetch,
-          v1::PrefetchResponse());
+    unary(
+        "Prefetch", [&](auto... a) { return stub->Prefetch(a...); }, prefetch,
+        v1::PrefetchResponse());
     v1::ReleaseRequest release;
     release.add_leases(lease);
     v1::RenewRequest renew;
     renew.add_leases(lease);
     renew.set_ttl_ms(1000);
-    unary("Renew", [&](auto... a) { return stub->Renew(a...); }, renew, v1::RenewResponse());
-    unary("Release", [&](auto... a) { return stub->Release(a...); }, release,
-          v1::ReleaseResponse());
+    unary(
+        "Renew", [&](auto... a) { return stub->Renew(a...); }, renew, v1::RenewResponse());
+    unary(
+        "Release", [&](auto... a) { return stub->Release(a...); }, release, v1::ReleaseResponse());
     v1::InspectRequest inspect;
     inspect.set_space(as.space);
     inspect.set_key(KeyBytes(key));
-    unary("Inspect", [&](auto... a) { return stub->Inspect(a...); }, inspect,
-          v1::InspectResponse());
+    unary(
+        "Inspect", [&](auto... a) { return stub->Inspect(a...); }, inspect, v1::InspectResponse());
     v1::DropRequest drop;
     drop.set_space(as.space);
     drop.set_keys(KeyBytes(key));
-    unary("Drop", [&](auto... a) { return stub->Drop(a...); }, drop, v1::DropResponse());
+    unary(
+        "Drop", [&](auto... a) { return stub->Drop(a...); }, drop, v1::DropResponse());
     drop.clear_keys();
     drop.set_all(true);
-    unary("DropAll", [&](auto... a) { return stub->Drop(a...); }, drop, v1::DropResponse());
+    unary(
+        "DropAll", [&](auto... a) { return stub->Drop(a...); }, drop, v1::DropResponse());
     out.push_back(Get(*stub, as, key));
     out.push_back(Put(*stub, as, key));
     return out;
@@ -186,8 +193,7 @@ TEST_F(TenantsTest, NobodysCallsAreRefused) {
   EXPECT_FALSE(stub->Session(&session_context, v1::SessionRequest())->Read(&event));
   auto a = Worker("a");
   ASSERT_TRUE(a->Put(SmallKeys(1), Blocks(1)).status.ok());
-  for (const Outcome& outcome :
-       CallAll(*nobody, {a->session(), a->space()}, SmallKeys(1)[0], 1)) {
+  for (const Outcome& outcome : CallAll(*nobody, {a->session(), a->space()}, SmallKeys(1)[0], 1)) {
     EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::UNAUTHENTICATED) << outcome.method;
     EXPECT_THAT(outcome.status.error_message(), HasSubstr("bearer token")) << outcome.method;
     EXPECT_EQ(outcome.answer, "") << outcome.method;
@@ -226,12 +232,10 @@ TEST_F(TenantsTest, AForeignSessionIsNone) {
   }
   // And a space handle is the session's own.
   for (const Outcome& outcome : CallAll(*channel, {b->session(), a->space()}, key, lease)) {
-    if (outcome.method == "OpenSpace" || outcome.method == "Renew" ||
-        outcome.method == "Release") {
+    if (outcome.method == "OpenSpace" || outcome.method == "Renew" || outcome.method == "Release") {
       continue;
     }
-    EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION)
-        << outcome.method;
+    EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << outcome.method;
   }
   uint64_t again = 0;
   EXPECT_EQ(a->Lookup(SmallKeys(1), 60'000, &again), 1u);
@@ -250,8 +254,7 @@ TEST_F(TenantsTest, AForeignKeyIsUnknown) {
   const auto unknown = CallAll(*channel, {b->session(), b->space()}, SmallKeys(1, 77)[0], 12345);
   for (size_t i = 0; i < foreign.size(); ++i) {
     if (foreign[i].method == "OpenSpace") continue;
-    EXPECT_EQ(foreign[i].status.error_code(), unknown[i].status.error_code())
-        << foreign[i].method;
+    EXPECT_EQ(foreign[i].status.error_code(), unknown[i].status.error_code()) << foreign[i].method;
     EXPECT_EQ(foreign[i].answer, unknown[i].answer) << foreign[i].method;
   }
   EXPECT_EQ(a->Lookup(keys), 1u);

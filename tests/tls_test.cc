@@ -78,7 +78,8 @@ TEST_F(TlsTest, CertificatesAndTokensTellWhoCalls) {
   // The two are two.
   RawWorker a(client::MakeChannel(Target(), WithCertificate("a")));
   a.OpenSmall();
-  RawWorker b(client::MakeChannel(Target(), {.ca_file = File("ca"), .token_file = File("b.token")}));
+  RawWorker b(
+      client::MakeChannel(Target(), {.ca_file = File("ca"), .token_file = File("b.token")}));
   b.OpenSmall();
   ASSERT_TRUE(a.Put(SmallKeys(1), {Planes(4, std::vector<std::byte>(32 << 10))}).status.ok());
   EXPECT_EQ(a.Lookup(SmallKeys(1)), 1u);

@@ -50,6 +50,8 @@ RawWorker::RawWorker(std::shared_ptr<grpc::Channel> channel)
     : channel_(std::move(channel)), stub_(v1::Kvstow::NewStub(channel_)) {
   v1::SessionRequest request;
   request.set_client_name("test");
+  // A daemon with many connections to take, slowed by a sanitizer, may outlast an attempt.
+  session_context_.set_wait_for_ready(true);
   session_stream_ = stub_->Session(&session_context_, request);
   v1::SessionEvent event;
   EXPECT_TRUE(session_stream_->Read(&event)) << "no session";
