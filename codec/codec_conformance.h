@@ -255,6 +255,60 @@ TEST_P(CodecConformance, SurvivesAdversarialTiles) {
   }
 }
 
+// As many tiles as fill a device, every other one of them bad: none changes what its neighbours
+// become, there or back.
+TEST_P(CodecConformance, AdversarialTilesAmongManyHarmNobody) {
+  constexpr size_t kTiles = 2048;
+  const TileShape shape{128, 128, DType::kFp16};
+  auto kinds = testing::AdversarialTiles(shape);
+  for (double bad : {std::numeric_limits<double>::quiet_NaN(), HUGE_VAL, -HUGE_VAL}) {
+    auto tile = testing::ContextTile(shape, 2, 5);
+    tile.values[77 * 128 + 5] = bad;
+    tile.bytes = testing::ToElements(tile.values, shape.dtype);
+    kinds.push_back({"not finite", std::move(tile)});
+  }
+  for (uint32_t i = 0, bad = kinds.size(); i < bad; ++i) {
+    kinds.push_back({"ordinary", testing::ContextTile(shape, i % 5, i)});
+  }
+  const TileEncodeOptions options = Options(CodecId::kEOptShrinkQ, 2, true);
+  std::vector<testing::EncodedTile> alone;
+  std::vector<std::vector<std::byte>> decoded;
+  for (const auto& kind : kinds) {
+    alone.push_back(testing::EncodeOne(*codec_, shape, kind.tile.bytes, options));
+    decoded.push_back(testing::DecodeOne(*codec_, shape, alone.back()));
+  }
+  const auto kind_of = [&](size_t i) { return i * 7 % kinds.size(); };
+  std::vector<std::vector<std::byte>> bodies(kTiles);
+  std::vector<TileEncodeJob> jobs(kTiles);
+  for (size_t i = 0; i < kTiles; ++i) {
+    bodies[i].resize(MaxTileBodyBytes(shape));
+    jobs[i].shape = shape;
+    jobs[i].values = kinds[kind_of(i)].tile.bytes.data();
+    jobs[i].row_stride = shape.dim * 2;
+    jobs[i].options = options;
+    jobs[i].body = bodies[i].data();
+  }
+  ASSERT_TRUE(codec_->Encode(std::span(jobs)).ok());
+  std::vector<std::vector<std::byte>> outs(kTiles, std::vector<std::byte>(shape.bytes()));
+  std::vector<TileDecodeJob> back(kTiles);
+  for (size_t i = 0; i < kTiles; ++i) {
+    SCOPED_TRACE(kinds[kind_of(i)].name);
+    const auto& expected = alone[kind_of(i)];
+    ASSERT_EQ(jobs[i].head, expected.head);
+    bodies[i].resize(TileBodyBytes(shape, jobs[i].head));
+    ASSERT_EQ(bodies[i], expected.body);
+    back[i].shape = shape;
+    back[i].head = jobs[i].head;
+    back[i].body = bodies[i].data();
+    back[i].values = outs[i].data();
+    back[i].row_stride = shape.dim * 2;
+  }
+  ASSERT_TRUE(codec_->Decode(std::span(back)).ok());
+  for (size_t i = 0; i < kTiles; ++i) {
+    ASSERT_EQ(outs[i], decoded[kind_of(i)]) << kinds[kind_of(i)].name;
+  }
+}
+
 TEST_P(CodecConformance, GivesZerosBackExactly) {
   const testing::Tile tile =
       testing::MakeTile({128, 96, DType::kFp16}, std::vector<double>(128 * 96));

@@ -395,6 +395,37 @@ TEST(DaemonCommandTest, NoSecretIsEverLogged) {
   }
 }
 
+TEST(DaemonCommandTest, SlowCallsAreLoggedWithWhereTheirTimeWent) {
+  const TempDir folder;
+  const std::string config = folder.path() + "/config", log = folder.path() + "/log";
+  const std::string socket = folder.path() + "/d.sock";
+  std::ofstream(config) << "slow_call_ms: 1\nmetrics: \"none\"\nunix_socket: \"" << socket << "\"";
+  {
+    Process daemon({KVSTOWD, "--config=" + config}, log);
+    ClientOptions options;
+    options.target = "unix:" + socket;
+    options.connect_wait = absl::Seconds(20);
+    options.put_deadline = absl::Seconds(20);
+    const auto client = Client::Create(options);
+    const auto space = *client->OpenSpace(Spec());
+    PutBlocksRequest request;
+    request.keys = space->Keys(std::vector<uint32_t>(128));
+    const auto block = MakeBlock(space->layout(), 1);
+    request.source = [&](const PlaneSpec& plane, size_t) {
+      return std::span<const std::byte>(block[&plane - space->layout().planes().data()]);
+    };
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (space->PutBlocks(request).stored == 0) ASSERT_LT(absl::Now(), deadline);
+    daemon.Signal(SIGTERM);
+    EXPECT_EQ(daemon.Wait(), 0);
+  }
+  EXPECT_THAT(ReadFile(log),
+              ::testing::ContainsRegex(
+                  "warning slow call method=Put path=[a-z]+ tenant=default code=OK took_ms=[0-9.]+ "
+                  "wire_ms=[0-9.]+ admission_ms=[0-9.]+ queue_ms=[0-9.]+ copy_ms=[0-9.]+ "
+                  "codec_ms=[0-9.]*[1-9][0-9.]* bytes=262144"));
+}
+
 TEST(DaemonCommandTest, UnusableSocketPathIsNamed) {
   TempDir dir;
   const std::string out = dir.path() + "/out";

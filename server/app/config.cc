@@ -28,6 +28,7 @@ device: "auto"
 gpu_tier: "none"
 metrics: "127.0.0.1:9464"
 log_level: "info"
+slow_call_ms: 2000
 overwrite_slack: "on"
 shutdown_grace_seconds: 20
 limits {
@@ -386,6 +387,7 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   out.threads =
       in.threads() != 0 ? in.threads() : std::max(1u, std::thread::hardware_concurrency());
   out.log_level = in.log_level();
+  if (in.slow_call_ms() > 0) out.slow_call = absl::Milliseconds(in.slow_call_ms());
   out.shutdown_grace = absl::Seconds(in.shutdown_grace_seconds());
   return out;
 }

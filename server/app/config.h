@@ -28,6 +28,7 @@ struct DaemonConfig {
   MetricsListenerOptions metrics;
   uint32_t threads = 0;  // resolved: at least 1
   std::string log_level;
+  absl::Duration slow_call = absl::InfiniteDuration();  // infinite: none is logged
   absl::Duration shutdown_grace;
   ServiceLimits limits;
   StoreOptions store;

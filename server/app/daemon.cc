@@ -13,6 +13,7 @@
 #include "server/core/tiled_plane_codec.h"
 #include "server/obs/metrics.h"
 #include "server/obs/metrics_listener.h"
+#include "server/obs/slow_call_log.h"
 #include "server/rpc/convert.h"
 #include "server/tiers/device_mover.h"
 #include "server/tiers/host_tier.h"
@@ -52,6 +53,7 @@ struct Daemon::Parts {
   std::unique_ptr<Tenants> tenants;
   absl::Time started = clock.Now();
   std::shared_ptr<Metrics> metrics;
+  std::unique_ptr<SlowCallLog> slow_calls;
   Accelerator gpu;
   std::unique_ptr<HostTier> host;
   std::unique_ptr<ThreadPool> executor;
@@ -92,6 +94,9 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
   if (config.staging.budget_bytes > 0) counted.data_paths.push_back("shm");
   metrics = std::make_shared<Metrics>(counted);
+  slow_calls = std::make_unique<SlowCallLog>(
+      SlowCallLog::Options{config.slow_call, tenants->names()}, metrics.get(), &clock,
+      [](const std::string& line) { spdlog::warn("{}", line); });
   // Threads that wait for the device are none that compute.
   executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size());
   if (gpu.tier != nullptr) {
@@ -135,7 +140,7 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
     }
   }
   KVSTOW_ASSIGN_OR_RETURN(
-      rpc, RpcServer::Start(rpc_options, service.get(), &clock, metrics.get(), tenants.get(),
+      rpc, RpcServer::Start(rpc_options, service.get(), &clock, slow_calls.get(), tenants.get(),
                             kVersion, NewInstanceId(random), fill_stats));
   metrics->SetGaugeSource([this] { return ReadGauges(); });
   if (!config.metrics.address.empty()) {

@@ -21,6 +21,14 @@ std::vector<std::unique_ptr<Task>> TakeBatch(std::deque<std::unique_ptr<Task>>& 
 
 namespace {
 
+// The calls of a batch are all at the codec while it is.
+template <typename Tasks>
+void NotePhase(const Tasks& batch, void (CallPhases::*note)(CallPhase)) {
+  for (const auto& task : batch) {
+    if (task->work->phases != nullptr) (task->work->phases->*note)(CallPhase::kCodec);
+  }
+}
+
 bool IsAllRaw(const PlaneView& view) {
   for (size_t i = 0; i < view.tiles(); ++i) {
     if (view.head(i).mode != TileMode::kRaw) return false;
@@ -137,8 +145,10 @@ void BatchedPlaneCodec::EncodeBatch(Codec& codec, Encodes batch) {
     jobs.insert(jobs.end(), task->jobs.jobs.begin(), task->jobs.jobs.end());
     bytes += work.values.size();
   }
+  NotePhase(batch, &CallPhases::Enter);
   const absl::Status status =
       RunOn(codec, CodecDirection::kEncode, bytes, [&] { return codec.Encode(jobs); });
+  NotePhase(batch, &CallPhases::Leave);
   auto job = jobs.begin();
   for (auto& task : batch) {
     if (task->jobs.jobs.empty()) {
@@ -162,8 +172,10 @@ void BatchedPlaneCodec::DecodeBatch(Codec& codec, Decodes batch) {
     jobs.insert(jobs.end(), task->jobs.begin(), task->jobs.end());
     bytes += task->work->values.size();
   }
+  NotePhase(batch, &CallPhases::Enter);
   const absl::Status status =
       RunOn(codec, CodecDirection::kDecode, bytes, [&] { return codec.Decode(jobs); });
+  NotePhase(batch, &CallPhases::Leave);
   for (auto& task : batch) {
     executor_.Schedule(WorkPriority::kGet, [this, ok = status.ok(),
                                             task = std::shared_ptr<DecodeTask>(std::move(task))] {

@@ -124,11 +124,17 @@ void GetCall::Next(OnPlane on_plane) {
 
 void GetCall::Prepare() {
   while (auto job = NextJob(Runner::kNew)) {
-    context_.executor.Schedule(WorkPriority::kGet,
-                               [self = shared_from_this(), job = *std::move(job)]() mutable {
-                                 self->Run(std::move(job));
-                               });
+    Schedule(*std::move(job));
   }
+}
+
+void GetCall::Schedule(Job job) {
+  phases_.Enter(CallPhase::kQueue);
+  context_.executor.Schedule(WorkPriority::kGet,
+                             [self = shared_from_this(), job = std::move(job)]() mutable {
+                               self->phases_.Leave(CallPhase::kQueue);
+                               self->Run(std::move(job));
+                             });
 }
 
 void GetCall::Run(Job job) {
@@ -139,9 +145,7 @@ void GetCall::Run(Job job) {
     if (!next) return;
     job = *std::move(next);
   }
-  context_.executor.Schedule(
-      WorkPriority::kGet,
-      [self = shared_from_this(), job = std::move(job)]() mutable { self->Run(std::move(job)); });
+  Schedule(std::move(job));
 }
 
 std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
@@ -195,8 +199,11 @@ void GetCall::Produce(const Job& job) {
     Finish(*slot, block, absl::CancelledError());
     return;
   }
-  Open(block);
-  auto encoded = Fetch(block, plane);
+  auto encoded = [&] {
+    const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+    Open(block);
+    return Fetch(block, plane);
+  }();
   if (!encoded.ok()) {
     Finish(*slot, block, encoded.status());
   } else if (form_ == PlaneForm::kEncoded) {
@@ -240,10 +247,13 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
       PlaneDecodeWork{.spec = &spec,
                       .rotary = held_[held]->rotary.of_plane(plane),
                       .encoded = encoded.bytes,
+                      .phases = &phases_,
                       .values = values});
   PlaneDecodeWork* const todo = work.get();
+  phases_.Enter(CallPhase::kQueue);
   context_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
                                bytes = std::move(encoded)](const absl::Status& status) {
+    self->phases_.Leave(CallPhase::kQueue);
     self->Finish(*slot, *self->held_[held], status);
   });
 }

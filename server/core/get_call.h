@@ -27,6 +27,7 @@
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
 #include "server/core/call_context.h"
+#include "server/core/call_phases.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 #include "staging/slot_ring.h"
@@ -63,6 +64,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
                                                          PlaneForm form, StagingSlot slot);
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
+  // Where its time goes, from Create on; the transport enters kAdmission.
+  CallPhases& phases() { return phases_; }
 
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
@@ -111,6 +114,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
         space_(std::move(space)),
         form_(form),
         staging_(std::move(slot)),
+        phases_(context.clock),
         ring_(staging_.bytes.size()) {}
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
@@ -127,6 +131,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   };
   // Puts runners to work, a thread each at most, while there is something to prepare.
   void Prepare();
+  void Schedule(Job job);
   // One runner: prepares plane after plane as long as the window has room.
   void Run(Job job);
   // The next plane, placed in the window; none when that is full or nothing is left. `runner` says
@@ -161,6 +166,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::vector<size_t> planes_;  // indices into the layout, those asked for
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;
+  CallPhases phases_;
 
   absl::Mutex mu_;
   // The next plane to prepare.

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "codec/plane.h"
+#include "server/core/call_phases.h"
 
 namespace kvstow {
 
@@ -23,6 +24,7 @@ struct PlaneEncodeWork {
   std::span<const std::byte> values;    // spec->raw_bytes
   // Not null: work that is found to be unwanted is left undone, with CANCELLED.
   const std::atomic<bool>* unwanted = nullptr;
+  CallPhases* phases = nullptr;  // of the call, told while the codec is at this; null: nobody asks
 
   EncodedPlane encoded = {};  // out
 };
@@ -31,6 +33,7 @@ struct PlaneDecodeWork {
   const PlaneSpec* spec = nullptr;
   const RotaryTable* rotary = nullptr;
   std::span<const std::byte> encoded;  // its checksum has been checked
+  CallPhases* phases = nullptr;        // as above
 
   std::span<std::byte> values = {};  // out, spec->raw_bytes
 };

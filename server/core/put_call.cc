@@ -104,6 +104,7 @@ absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
   if (session_->ended()) {
     return absl::FailedPreconditionError("the session ended; open another one");
   }
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   uint64_t announced = 0, present = 0;
   for (const PlaneSegment& s : segments) announced += s.length;
   for (const auto& piece : data) present += piece.size();
@@ -182,10 +183,12 @@ void PutCall::StartEncoding() {
   work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
   work->encode.values = work->values();
   work->encode.unwanted = &unwanted_;
+  work->encode.phases = &phases_;
   {
     absl::MutexLock lock(&mu_);
     ++encoding_;
   }
+  phases_.Enter(CallPhase::kQueue);
   if (IsVerbatim(plane(work->plane), space_->layout().spec().codec)) {
     work->encode.encoded = FinishVerbatim(plane(work->plane), std::move(work->raw));
     OnEncoded(std::move(work), absl::OkStatus());
@@ -199,6 +202,7 @@ void PutCall::StartEncoding() {
 }
 
 void PutCall::OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status) {
+  phases_.Leave(CallPhase::kQueue);
   {
     absl::MutexLock lock(&mu_);
     failure_.Update(status);
@@ -234,7 +238,11 @@ absl::Status PutCall::Commit(Done done) {
   committing_ = true;
   done_ = std::move(done);
   if (encoding_ > 0) return absl::OkStatus();  // OnPlaneDone goes on
-  context_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] { self->Store(); });
+  phases_.Enter(CallPhase::kQueue);
+  context_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] {
+    self->phases_.Leave(CallPhase::kQueue);
+    self->Store();
+  });
   return absl::OkStatus();
 }
 
@@ -277,6 +285,7 @@ void PutCall::Store() {
 }
 
 PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation) {
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   PutResult result;
   RecordBuilder& record = *block.record;
   Store::RecordMeta meta;

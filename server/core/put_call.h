@@ -23,6 +23,7 @@
 #include "codec/record.h"
 #include "codec/report.h"
 #include "server/core/call_context.h"
+#include "server/core/call_phases.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 
@@ -89,6 +90,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
 
   // Raw bytes received.
   uint64_t received_bytes() const { return received_bytes_.load(std::memory_order_relaxed); }
+  // Where its time goes, from Create on; the transport enters kAdmission.
+  CallPhases& phases() { return phases_; }
 
  private:
   // A wanted block on its way to a record.
@@ -106,7 +109,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
         session_(std::move(session)),
         space_(std::move(space)),
         ttl_(ttl),
-        slot_(std::move(slot)) {}
+        slot_(std::move(slot)),
+        phases_(context.clock) {}
 
   size_t plane_count() const { return space_->layout().planes().size(); }
   const PlaneSpec& plane(size_t i) const { return space_->layout().planes()[i]; }
@@ -126,6 +130,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   const std::shared_ptr<const SpaceContext> space_;
   const absl::Duration ttl_;
   const StagingSlot slot_;  // empty: none
+  CallPhases phases_;
   std::vector<BlockIntent> intents_;
   std::vector<PutAnswer> answers_;
   std::vector<WantedBlock> wanted_;

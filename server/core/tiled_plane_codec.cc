@@ -53,6 +53,7 @@ void TiledPlaneCodec::EncodeTiles(const std::shared_ptr<Task>& task, size_t begi
   if (task->unwanted()) {
     task->Fail(absl::CancelledError("nobody wants this plane any more"));
   } else if (begin < end) {
+    const CallPhases::Scope busy(task->work->phases, CallPhase::kCodec);
     const absl::Time start = clock_.Now();
     const absl::Status status =
         codec_.Encode(std::span(task->jobs.jobs).subspan(begin, end - begin));
@@ -64,10 +65,14 @@ void TiledPlaneCodec::EncodeTiles(const std::shared_ptr<Task>& task, size_t begi
 }
 
 void TiledPlaneCodec::Decode(PlaneDecodeWork* work, Done done) {
-  const absl::Time start = clock_.Now();
-  absl::Status status = DecodePlane(codec_, *work->spec, work->rotary, work->encoded, work->values);
-  stats_.OnCodec(CodecDirection::kDecode, codec_.device(), work->values.size(),
-                 clock_.Now() - start);
+  absl::Status status;
+  {
+    const CallPhases::Scope busy(work->phases, CallPhase::kCodec);
+    const absl::Time start = clock_.Now();
+    status = DecodePlane(codec_, *work->spec, work->rotary, work->encoded, work->values);
+    stats_.OnCodec(CodecDirection::kDecode, codec_.device(), work->values.size(),
+                   clock_.Now() - start);
+  }
   done(std::move(status));
 }
 

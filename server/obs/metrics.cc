@@ -63,7 +63,8 @@ struct Metrics::PerDevice {
 
 struct Metrics::PerMethod {
   Histogram* seconds;
-  Counter* bytes = nullptr;  // of Put and Get
+  Counter* bytes = nullptr;  // of Put and Get, as the phases
+  std::array<Histogram*, kCallPhases> phases = {};
 };
 
 Metrics::Metrics(MetricsConfig config) : config_(std::move(config)) {
@@ -245,6 +246,12 @@ void Metrics::AddMethods() {
                       .Name("kvstow_call_seconds")
                       .Help("How long calls took, by method and data path")
                       .Register(registry_);
+  auto& phases = BuildHistogram()
+                     .Name("kvstow_call_phase_seconds")
+                     .Help(
+                         "Where the time of Puts and Gets went; the phases of a call add up to "
+                         "what it took")
+                     .Register(registry_);
   auto& bytes = BuildCounter()
                     .Name("kvstow_transfer_bytes_total")
                     .Help("KV bytes that travelled, by method and data path")
@@ -261,7 +268,12 @@ void Metrics::AddMethods() {
       if (!bulk && path != "grpc") continue;
       auto& m = methods_[{method, path}] = std::make_unique<PerMethod>();
       m->seconds = &seconds.Add({{"method", method}, {"path", path}}, kSeconds);
-      if (bulk) m->bytes = &bytes.Add({{"method", method}, {"path", path}});
+      if (!bulk) continue;
+      m->bytes = &bytes.Add({{"method", method}, {"path", path}});
+      for (CallPhase phase : kAllCallPhases) {
+        m->phases[static_cast<size_t>(phase)] = &phases.Add(
+            {{"method", method}, {"path", path}, {"phase", Str(Name(phase))}}, kSeconds);
+      }
     }
   }
 }
@@ -435,6 +447,10 @@ void Metrics::OnCall(const CallRecord& call) {
     it->second->seconds->Observe(absl::ToDoubleSeconds(call.took));
   }
   if (it->second->bytes != nullptr) it->second->bytes->Increment(static_cast<double>(call.bytes));
+  for (size_t i = 0; call.phases && i < kCallPhases; ++i) {
+    if (it->second->phases[i] == nullptr) continue;
+    it->second->phases[i]->Observe(absl::ToDoubleSeconds((*call.phases)[i]));
+  }
   // At most one series a method and status code: bounded.
   calls_->Add({{"method", method}, {"code", absl::StatusCodeToString(call.code)}}).Increment();
 }

@@ -2,8 +2,10 @@
 // while they wait for their client, own themselves until gRPC is done with them, and finish once.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
+#include <numeric>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -58,8 +60,22 @@ class BulkReactor : public Reactor,
   void StopWaiting() { waiting_since_ns_ = kNotWaiting; }
   // How the bulk bytes travel, a literal.
   void UsePath(const char* path) { path_ = path; }
-  void Report(const char* method, absl::StatusCode code, uint64_t bytes) {
-    rpc_.sink->OnCall({method, path_.load(), code, rpc_.clock->Now() - start_, bytes});
+  // The call proper, whose phases count from here on, was admitted since `begin`.
+  void NoteAdmission(absl::Time begin) {
+    admission_ns_ = absl::ToInt64Nanoseconds(rpc_.clock->Now() - begin);
+  }
+  // Once. `phases` is null where the call did not get so far.
+  void Report(const char* method, absl::StatusCode code, uint64_t bytes, const CallPhases* phases) {
+    CallRecord record = {method, path_.load(), code, rpc_.clock->Now() - start_, bytes};
+    if (caller_.ok()) record.tenant = caller_->tenant;
+    PhaseTimes times = phases == nullptr ? PhaseTimes() : phases->times();
+    times[static_cast<size_t>(CallPhase::kAdmission)] += absl::Nanoseconds(admission_ns_.load());
+    // What is left, with what passed before the call proper began.
+    auto& wire = times[static_cast<size_t>(CallPhase::kWire)] = absl::ZeroDuration();
+    wire = record.took - std::accumulate(times.begin(), times.end(), absl::ZeroDuration());
+    wire = std::max(wire, absl::ZeroDuration());
+    record.phases = times;
+    rpc_.sink->OnCall(record);
   }
 
   const RpcContext& rpc_;
@@ -73,6 +89,7 @@ class BulkReactor : public Reactor,
  private:
   const absl::StatusOr<Caller> caller_;
   const absl::Time start_;
+  std::atomic<int64_t> admission_ns_{0};
   std::atomic<int64_t> waiting_since_ns_{kNotWaiting};
   std::atomic<const char*> path_{"grpc"};
   std::shared_ptr<BulkReactor> self_;  // until OnDone

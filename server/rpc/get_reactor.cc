@@ -89,6 +89,7 @@ class GetReactor final
   }
 
   absl::Status Open(const v1::GetRequest::Open& request) {
+    const absl::Time begin = rpc_.clock->Now();
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request.keys()));
     const PlaneForm form =
@@ -98,6 +99,7 @@ class GetReactor final
     const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
     KVSTOW_ASSIGN_OR_RETURN(
         auto get, rpc_.service->Get(tenant(), session, request.space(), keys, layers, form, slot));
+    NoteAdmission(begin);
     if (slot) {
       UsePath("shm");
       uses_slot_ = true;
@@ -272,7 +274,10 @@ class GetReactor final
     if (const auto get = this->get()) get->Cancel();
   }
 
-  void Record(absl::StatusCode code) { Report("Get", code, sent_bytes_.load()); }
+  void Record(absl::StatusCode code) {
+    const auto get = this->get();
+    Report("Get", code, sent_bytes_.load(), get == nullptr ? nullptr : &get->phases());
+  }
 
   std::shared_ptr<GetCall> get() const {
     absl::MutexLock lock(&mu_);

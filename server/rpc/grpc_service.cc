@@ -219,7 +219,9 @@ class GrpcService final : public Base {
     const absl::Time start = rpc_.clock->Now();
     const absl::StatusOr<Caller> caller = Admit(rpc_, *context);
     const absl::Status status = caller.ok() ? handle(*caller) : caller.status();
-    rpc_.sink->OnCall({method, "grpc", status.code(), rpc_.clock->Now() - start, 0});
+    CallRecord record = {method, "grpc", status.code(), rpc_.clock->Now() - start};
+    if (caller.ok()) record.tenant = caller->tenant;
+    rpc_.sink->OnCall(record);
     ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(status));
     return reactor;

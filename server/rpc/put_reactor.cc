@@ -75,6 +75,7 @@ class PutReactor final
 
   absl::Status TakeAnnounce(const v1::PutRequest::Announce& announce) {
     if (put() != nullptr) return absl::InvalidArgumentError("a second announce");
+    const absl::Time begin = rpc_.clock->Now();
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(announce.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto intents, FromProto(announce.blocks()));
     KVSTOW_ASSIGN_OR_RETURN(
@@ -82,6 +83,7 @@ class PutReactor final
                                     TtlFromMillis(announce.ttl_ms()),
                                     announce.has_slot() ? std::optional(FromProto(announce.slot()))
                                                         : std::nullopt));
+    NoteAdmission(begin);
     if (announce.has_slot()) UsePath("shm");
     v1::PutResponse response;
     ToProto(put->answers(), response.mutable_answers());
@@ -96,8 +98,7 @@ class PutReactor final
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
     KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
-    // Let the codec catch up before taking more: flow control then holds the client back.
-    rpc_.service->WhenBelowInflightLimit([self = Self()] { self->Read(); });
+    ReadWithRoom(put);
     return absl::OkStatus();
   }
 
@@ -111,7 +112,7 @@ class PutReactor final
       consumed_ += segments.size();
       if (!writing_) TellConsumed();
     }
-    rpc_.service->WhenBelowInflightLimit([self = Self()] { self->Read(); });
+    ReadWithRoom(put);
     return absl::OkStatus();
   }
 
@@ -163,6 +164,15 @@ class PutReactor final
     });
   }
 
+  // Lets the codec catch up before taking more: flow control then holds the client back.
+  void ReadWithRoom(const std::shared_ptr<PutCall>& put) {
+    put->phases().Enter(CallPhase::kAdmission);
+    rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
+      put->phases().Leave(CallPhase::kAdmission);
+      self->Read();
+    });
+  }
+
   void Read() {
     // The message that was read is not needed any more: chunks are copied by PutCall::Add.
     finish_.IfOpen([&] {
@@ -183,7 +193,11 @@ class PutReactor final
   }
 
   void Record(absl::StatusCode code, const std::shared_ptr<PutCall>& put) {
-    Report("Put", code, put == nullptr ? 0 : put->received_bytes());
+    if (put == nullptr) {
+      Report("Put", code, 0, nullptr);
+    } else {
+      Report("Put", code, put->received_bytes(), &put->phases());
+    }
   }
 
   std::shared_ptr<PutCall> put() const {

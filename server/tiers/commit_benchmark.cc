@@ -36,8 +36,7 @@ void Commit(benchmark::State& state) {
     ++next;
     std::memcpy(intent.key.data(), &next, sizeof(next));
     auto answers = store.Reserve(space, 0, {&intent, 1}, record_bytes);
-    return answers.ok() &&
-           store.Commit(std::move(answers->front().reservation), pieces, {}).ok();
+    return answers.ok() && store.Commit(std::move(answers->front().reservation), pieces, {}).ok();
   };
   for (uint64_t filled = 0; filled < (uint64_t{256} << 20); filled += record_bytes) put();
   for (auto _ : state) {
