@@ -128,21 +128,40 @@ struct Slot {
   std::vector<size_t> kept;  // blocks that found room
 };
 
+// Where a part of the tiles is encoded, beside the others.
+struct Lane {
+  cudaStream_t stream = nullptr;
+  Stream own;  // `stream`, unless that was lent
+  DeviceBuffer scratch;
+  Event done;
+};
+
 class Pipeline final : public OffloadPipeline {
  public:
   Pipeline(const PlaneLayout& layout, const Fingerprint& fingerprint, const OffloadConfig& config)
-      : layout_(layout), fingerprint_(fingerprint), config_(config), plan_(layout) {}
+      : layout_(layout),
+        fingerprint_(fingerprint),
+        config_(config),
+        plan_(layout),
+        lanes_(config.encode_stream != nullptr ? 1 : 2) {}
   absl::Status Allocate();
   absl::Status Offload(const OffloadRequest& request) override;
 
  private:
   size_t plane_count() const { return layout_.planes().size(); }
+  absl::Status AllocateLanes();
   absl::Status AllocateSlot(Slot* slot) const;
   absl::Status Run();
   absl::Status Enqueue(size_t first_block, size_t records, Slot* slot);
   void DescribeTiles(const Slot& slot, const Up& host);
   void DescribePlanes(const Slot& slot, const Up& host, const Up& device, const Down& down);
   size_t TileIndex(size_t records, size_t record, size_t plane) const;
+  // Of a lane, at a time.
+  uint32_t LaneTiles() const {
+    return std::max<uint32_t>(config_.encode_tiles / static_cast<uint32_t>(lanes_.size()), 1);
+  }
+  absl::Status ForkLanes();
+  absl::Status JoinLanes();
   absl::Status EncodeGroups(const Slot& slot, const Up& device, const Down& down);
   absl::Status Deliver(Slot* slot);
   PlaneSummary Summary(const Down& down, size_t records, size_t record, size_t plane) const;
@@ -156,10 +175,12 @@ class Pipeline final : public OffloadPipeline {
   const OffloadConfig config_;
   const Plan plan_;
 
-  Stream own_encode_stream_, copy_stream_;
-  cudaStream_t encode_stream_ = nullptr;
+  Stream copy_stream_;
+  std::vector<Lane> lanes_;
+  cudaStream_t encode_stream_ = nullptr;  // the first lane's: all but the tiles
+  Event forked_;
   std::unique_ptr<DeviceRotary> rotary_;
-  DeviceBuffer bodies_, scratch_, pack_scratch_;
+  DeviceBuffer bodies_, pack_scratch_;
   Slot slots_[2];
 
   const OffloadRequest* request_ = nullptr;  // of the running call
@@ -173,27 +194,40 @@ absl::Status Pipeline::Allocate() {
   auto copy_stream = MakeStream();
   if (!copy_stream.ok()) return copy_stream.status();
   copy_stream_ = *std::move(copy_stream);
-  encode_stream_ = config_.encode_stream;
-  if (encode_stream_ == nullptr) {
-    auto encode_stream = MakeStream();
-    if (!encode_stream.ok()) return encode_stream.status();
-    own_encode_stream_ = *std::move(encode_stream);
-    encode_stream_ = own_encode_stream_.get();
-  }
+  KVSTOW_RETURN_IF_ERROR(AllocateLanes());
   auto rotary = DeviceRotary::Create(layout_, config_.batch_records);
   if (!rotary.ok()) return rotary.status();
   rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
-
-  size_t scratch = 1;
-  for (const Group& group : plan_.groups) {
-    const uint32_t tiles = std::min(config_.encode_tiles, config_.batch_records * group.tiles);
-    scratch = std::max(scratch, EncodeScratchBytes(group.settings, tiles));
-  }
-  KVSTOW_RETURN_IF_ERROR(scratch_.Reserve(scratch));
   KVSTOW_RETURN_IF_ERROR(bodies_.Reserve(config_.batch_records * plan_.body_bytes));
   KVSTOW_RETURN_IF_ERROR(pack_scratch_.Reserve(
       PackPlanesScratchBytes(static_cast<uint32_t>(config_.batch_records * plane_count()))));
   for (Slot& slot : slots_) KVSTOW_RETURN_IF_ERROR(AllocateSlot(&slot));
+  return absl::OkStatus();
+}
+
+absl::Status Pipeline::AllocateLanes() {
+  size_t scratch = 1;
+  for (const Group& group : plan_.groups) {
+    const uint32_t tiles = std::min(LaneTiles(), config_.batch_records * group.tiles);
+    scratch = std::max(scratch, EncodeScratchBytes(group.settings, tiles));
+  }
+  for (Lane& lane : lanes_) {
+    lane.stream = config_.encode_stream;
+    if (lane.stream == nullptr) {
+      auto stream = MakeStream();
+      if (!stream.ok()) return stream.status();
+      lane.own = *std::move(stream);
+      lane.stream = lane.own.get();
+    }
+    KVSTOW_RETURN_IF_ERROR(lane.scratch.Reserve(scratch));
+    auto done = MakeEvent();
+    if (!done.ok()) return done.status();
+    lane.done = *std::move(done);
+  }
+  encode_stream_ = lanes_.front().stream;
+  auto forked = MakeEvent();
+  if (!forked.ok()) return forked.status();
+  forked_ = *std::move(forked);
   return absl::OkStatus();
 }
 
@@ -221,7 +255,7 @@ absl::Status Pipeline::Offload(const OffloadRequest& request) {
   request_ = &request;
   if (absl::Status status = Run(); !status.ok()) {
     // What is queued still reads and writes the caller's memory.
-    (void)cudaStreamSynchronize(encode_stream_);
+    for (const Lane& lane : lanes_) (void)cudaStreamSynchronize(lane.stream);
     (void)cudaStreamSynchronize(copy_stream_.get());
     for (Slot& slot : slots_) slot.copying = false;
     return status;
@@ -301,19 +335,39 @@ void Pipeline::DescribePlanes(const Slot& slot, const Up& host, const Up& device
   }
 }
 
+// The other lanes go on from where the first is.
+absl::Status Pipeline::ForkLanes() {
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(forked_.get(), encode_stream_));
+  for (size_t i = 1; i < lanes_.size(); ++i) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(lanes_[i].stream, forked_.get()));
+  }
+  return absl::OkStatus();
+}
+
+// And the first from where they are.
+absl::Status Pipeline::JoinLanes() {
+  for (size_t i = 1; i < lanes_.size(); ++i) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(lanes_[i].done.get(), lanes_[i].stream));
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(encode_stream_, lanes_[i].done.get()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Pipeline::EncodeGroups(const Slot& slot, const Up& device, const Down& down) {
-  size_t first = 0;
+  size_t first = 0, slice = 0;
+  KVSTOW_RETURN_IF_ERROR(ForkLanes());
   for (const Group& group : plan_.groups) {
     const size_t end = first + slot.records * group.tiles;
     while (first < end) {
-      const auto tiles = static_cast<uint32_t>(std::min<size_t>(config_.encode_tiles, end - first));
+      const Lane& lane = lanes_[slice++ % lanes_.size()];
+      const auto tiles = static_cast<uint32_t>(std::min<size_t>(LaneTiles(), end - first));
       KVSTOW_RETURN_IF_ERROR(EncodeTiles(group.settings, device.tiles + first, tiles,
-                                         down.results + first, nullptr, scratch_.data(),
-                                         scratch_.size(), encode_stream_));
+                                         down.results + first, nullptr, lane.scratch.data(),
+                                         lane.scratch.size(), lane.stream));
       first += tiles;
     }
   }
-  return absl::OkStatus();
+  return JoinLanes();
 }
 
 absl::Status Pipeline::Enqueue(size_t first_block, size_t records, Slot* slot) {

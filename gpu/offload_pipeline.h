@@ -24,8 +24,8 @@ struct OffloadConfig {
   uint32_t batch_records = 16;
   // Tiles encoded at once, at most: scratch is 0.3 to 0.7 MB a tile of 128 x 128.
   uint32_t encode_tiles = 4096;
-  // Where encoding runs; null for a stream of its own. A stream of a green context keeps the codec
-  // to some of the multiprocessors. Borrowed.
+  // Where encoding runs; null for two streams of its own, whose steps fill each other's gaps. A
+  // stream of a green context keeps the codec to some of the multiprocessors. Borrowed.
   cudaStream_t encode_stream = nullptr;
 };
 

@@ -45,8 +45,8 @@ bool SlowCallLog::MayWrite(uint64_t& left_out) {
 std::string SlowCallLog::LineOf(const CallRecord& call) const {
   std::string line = absl::StrCat("slow call method=", call.method, " path=", call.path);
   const size_t tenant = call.tenant ? static_cast<size_t>(*call.tenant) : options_.tenants.size();
-  absl::StrAppend(&line, " tenant=",
-                  tenant < options_.tenants.size() ? options_.tenants[tenant] : "none",
+  absl::StrAppend(&line,
+                  " tenant=", tenant < options_.tenants.size() ? options_.tenants[tenant] : "none",
                   " code=", absl::StatusCodeToString(call.code));
   AppendMillis("took", call.took, line);
   if (call.phases) {

@@ -1,5 +1,5 @@
-// A line in the log for each call that took longer than a threshold, and where its time went. Passes
-// every call on.
+// A line in the log for each call that took longer than a threshold, and where its time went.
+// Passes every call on.
 //
 // Thread-safe.
 #pragma once

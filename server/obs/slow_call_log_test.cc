@@ -30,10 +30,10 @@ class SlowCallLogTest : public ::testing::Test {
   FakeClock clock_;
   CountingSink next_;
   std::vector<std::string> lines_;
-  SlowCallLog log_{{absl::Seconds(2), {"a", "b"}},
-                   &next_,
-                   &clock_,
-                   [this](const std::string& line) { lines_.push_back(line); }};
+  SlowCallLog log_{
+      {absl::Seconds(2), {"a", "b"}}, &next_, &clock_, [this](const std::string& line) {
+        lines_.push_back(line);
+      }};
 };
 
 TEST_F(SlowCallLogTest, SaysWhereTheTimeWent) {
