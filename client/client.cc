@@ -70,6 +70,8 @@ absl::string_view Name(DataPath path) {
       return "grpc";
     case DataPath::kSharedMemory:
       return "shm";
+    case DataPath::kDeviceMemory:
+      return "cuda";
   }
   return "?";
 }

@@ -3,6 +3,7 @@
 #include <grpcpp/channel.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,12 +27,31 @@ constexpr absl::Duration kSlotWait = absl::Seconds(5);
 // Gets in line for a thread: what is behind so many is late anyway.
 constexpr size_t kGetsWaiting = 256;
 
-// Where shared memory can be asked for; empty when it cannot or must not be.
-std::string SocketOf(const ClientOptions& options) {
+// Where memory for this path can be asked for; empty when it cannot or must not be.
+std::string SocketOf(const ClientOptions& options, DataPath path) {
   absl::string_view target = options.target;
-  if (options.path == DataPath::kGrpc || !absl::ConsumePrefix(&target, "unix:")) return "";
+  const bool wanted = options.path == DataPath::kAuto || options.path == path;
+  if (!wanted || !absl::ConsumePrefix(&target, "unix:")) return "";
   absl::ConsumePrefix(&target, "//");  // unix:///absolute
   return std::string(target);
+}
+
+StagingLink::Options HostStaging(const ClientOptions& options) {
+  StagingLink::Options out;
+  out.unix_socket = SocketOf(options, DataPath::kSharedMemory);
+  return out;
+}
+
+// Large slots: a plane in device memory is there in no time, so what a slot has to hold is what
+// both sides do while a message travels.
+StagingLink::Options DeviceStaging(const ClientOptions& options) {
+  StagingLink::Options out;
+  out.gpu = options.gpu;
+  out.region_bytes = uint64_t{1} << 30;
+  out.slots = 2;
+  out.answer_timeout = absl::Seconds(10);
+  if (options.gpu != nullptr) out.unix_socket = SocketOf(options, DataPath::kDeviceMemory);
+  return out;
 }
 
 }  // namespace
@@ -43,7 +63,8 @@ DaemonLink::DaemonLink(ClientOptions options)
       session_channel_(MakeChannel(options_.target, options_.security)),
       breaker_(
           {options_.breaker_failures, options_.breaker_cooldown, options_.breaker_max_cooldown}),
-      staging_({.unix_socket = SocketOf(options_)}),
+      staging_(HostStaging(options_)),
+      device_staging_(DeviceStaging(options_)),
       get_threads_(std::max<size_t>(options_.get_threads, 1), kGetsWaiting),
       put_threads_(std::max<size_t>(options_.put_threads, 1), options_.puts_waiting),
       sessions_(session_channel_,
@@ -54,6 +75,7 @@ void DaemonLink::OnSession(const Session& session) {
   Reconnect(channel_);
   Reconnect(put_channel_);
   staging_.OnSession(session.id);
+  device_staging_.OnSession(session.id);
   absl::MutexLock lock(&mu_);
   // Another process: what the old one failed to do says nothing of it.
   if (!instance_id_.empty() && session.instance_id != instance_id_) breaker_.Reset();
@@ -107,14 +129,25 @@ Outcome DaemonLink::Unary(const std::string& method, const google::protobuf::Mes
 }
 
 absl::StatusOr<std::optional<StagingLink::Slot>> DaemonLink::BorrowSlot(
-    const std::string& session_id, const Deadline& deadline) {
-  const bool must = options_.path == DataPath::kSharedMemory;
+    Kv kv, const std::string& session_id, const Deadline& deadline) {
   const Deadline patience = deadline.EarlierOf(Deadline::In(kSlotWait));
-  auto slot = staging_.Borrow(session_id, must ? &patience : nullptr);
-  if (slot || !must) return slot;
-  const absl::Status why = staging_.why_not();
-  return absl::UnavailableError(
-      absl::StrCat("no shared memory: ", why.ok() ? "every slot is in use" : why.message()));
+  if (options_.path == DataPath::kDeviceMemory && kv == Kv::kOnHost) {
+    return absl::UnavailableError("this call's KV is not in device memory, which was asked for");
+  }
+  StagingLink* const links[] = {kv == Kv::kOnDevice ? &device_staging_ : nullptr, &staging_};
+  const DataPath paths[] = {DataPath::kDeviceMemory, DataPath::kSharedMemory};
+  const char* const names[] = {"device", "shared"};
+  for (size_t i = 0; i < std::size(links); ++i) {
+    if (links[i] == nullptr) continue;
+    const bool must = options_.path == paths[i];
+    auto slot = links[i]->Borrow(session_id, must ? &patience : nullptr);
+    if (slot) return slot;
+    if (!must) continue;
+    const absl::Status why = links[i]->why_not();
+    return absl::UnavailableError(absl::StrCat(
+        "no ", names[i], " memory: ", why.ok() ? "every slot is in use" : why.message()));
+  }
+  return std::optional<StagingLink::Slot>();
 }
 
 Client::Health DaemonLink::health() const {
@@ -127,7 +160,11 @@ Client::Health DaemonLink::health() const {
   health.failures = failures_;
   health.shed = shed_;
   health.no_shared_memory = staging_.why_not();
+  health.no_device_memory = options_.gpu == nullptr
+                                ? absl::UnavailableError("the client was given no GPU")
+                                : device_staging_.why_not();
   if (health.no_shared_memory.ok()) health.path = DataPath::kSharedMemory;
+  if (health.no_device_memory.ok()) health.path = DataPath::kDeviceMemory;
   absl::MutexLock lock(&mu_);
   health.instance_id = instance_id_;
   health.last_error = last_error_;

@@ -52,9 +52,10 @@ class DaemonLink {
   CallThreads& get_threads() { return get_threads_; }
   CallThreads& put_threads() { return put_threads_; }
 
-  // A staging slot for a Put or Get of this session; none for the stream. UNAVAILABLE when the path
-  // was named and cannot be had.
-  absl::StatusOr<std::optional<StagingLink::Slot>> BorrowSlot(const std::string& session_id,
+  // A staging slot for a Put or Get of this session, of KV on the host or in device memory; none
+  // for the stream. UNAVAILABLE when the path was named and cannot be had.
+  enum class Kv { kOnHost, kOnDevice };
+  absl::StatusOr<std::optional<StagingLink::Slot>> BorrowSlot(Kv kv, const std::string& session_id,
                                                               const Deadline& deadline);
   Client::Health health() const;
 
@@ -71,7 +72,7 @@ class DaemonLink {
   // calls' answers and have to wake their threads.
   const std::shared_ptr<grpc::Channel> session_channel_;
   CircuitBreaker breaker_;
-  StagingLink staging_;
+  StagingLink staging_, device_staging_;
   CallThreads get_threads_, put_threads_;
 
   std::atomic<uint64_t> failures_{0};

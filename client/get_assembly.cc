@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "client/kvstow/device_kv.h"
 
 namespace kvstow::client {
 namespace {
@@ -40,8 +41,11 @@ absl::Status CheckLayers(const std::vector<uint32_t>& asked, const std::vector<u
 
 absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
                                                 const GetBlocksRequest& request, size_t blocks) {
-  if (!request.destination == !request.take) {
-    return absl::InvalidArgumentError("GetBlocks needs a destination or a take, one of them");
+  const int targets =
+      (request.destination ? 1 : 0) + (request.take ? 1 : 0) + (request.device != nullptr ? 1 : 0);
+  if (targets != 1) {
+    return absl::InvalidArgumentError(
+        "GetBlocks needs a destination, a take or a device, one of them");
   }
   if (absl::Status s = CheckLayers(request.layers, layout.layers()); !s.ok()) return s;
   GetAssembly assembly(request, blocks);
@@ -69,7 +73,7 @@ absl::Status GetAssembly::OnAnswers(const v1::GetResponse::Answers& answers) {
     if (bound_ == b) ++bound_;
     found_.push_back(b);
   }
-  if (found_.empty()) plane_ = planes_.size();
+  if (found_.empty()) received_.plane = planes_.size();
   return absl::OkStatus();
 }
 
@@ -90,20 +94,20 @@ absl::Status GetAssembly::OnDamage(const v1::GetResponse::Damage& damage) {
 
 void GetAssembly::NextPlane() {
   offset_ = 0;
-  if (++slot_ == found_.size()) {
-    slot_ = 0;
-    ++plane_;
+  if (++received_.slot == found_.size()) {
+    received_.slot = 0;
+    ++received_.plane;
   }
 }
 
 // The planes of a damaged block may be missing from then on, even in the middle of one.
 void GetAssembly::SkipDamaged() {
-  while (!at_end() && damaged_[found_[slot_]]) NextPlane();
+  while (!at_end() && damaged_[found_[received_.slot]]) NextPlane();
 }
 
 absl::Status GetAssembly::CheckSegment(const v1::Segment& segment) const {
-  const PlaneSpec& plane = *planes_[plane_];
-  if (!Names(segment, plane, found_[slot_]) || segment.offset() != offset_) {
+  const PlaneSpec& plane = *planes_[received_.plane];
+  if (!Names(segment, plane, found_[received_.slot]) || segment.offset() != offset_) {
     return Broken(absl::StrCat("out of order: ", Describe(segment)));
   }
   if (segment.plane_bytes() != plane.raw_bytes) {
@@ -117,8 +121,8 @@ absl::Status GetAssembly::CheckSegment(const v1::Segment& segment) const {
 }
 
 absl::Status GetAssembly::Begin(const v1::Segment& segment) {
-  while (!at_end() && damaged_[found_[slot_]] &&
-         (offset_ != 0 || !Names(segment, *planes_[plane_], found_[slot_]))) {
+  while (!at_end() && damaged_[found_[received_.slot]] &&
+         (offset_ != 0 || !Names(segment, *planes_[received_.plane], found_[received_.slot]))) {
     NextPlane();
   }
   if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
@@ -126,17 +130,29 @@ absl::Status GetAssembly::Begin(const v1::Segment& segment) {
   destination_ = {};
   // Blocks behind a gap cannot be used; their bytes go nowhere.
   if (segment.block() >= bound_) return absl::OkStatus();
-  return AskDestination(*planes_[plane_], segment.block());
+  return AskDestination(*planes_[received_.plane], segment.block());
 }
 
-void GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
+absl::Status GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes,
+                               bool in_place) {
+  if (in_place && land_) {
+    land_(plane, block, bytes);
+    return absl::OkStatus();
+  }
+  const std::span<const std::byte> values(bytes, plane.raw_bytes);
   const auto start = std::chrono::steady_clock::now();
-  request_.take(plane, block, {bytes, plane.raw_bytes});
+  absl::Status status;
+  if (request_.device) {
+    status = request_.device->ScatterFromHost(plane, block, values);
+  } else {
+    request_.take(plane, block, values);
+  }
   callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+  return status;
 }
 
 absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
-  if (request_.take) {
+  if (takes()) {
     scratch_.resize(plane.raw_bytes);
     destination_ = scratch_;
     return absl::OkStatus();
@@ -157,19 +173,30 @@ absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
   if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
   absl::Status s = segment.offset() == 0 ? Begin(segment) : CheckSegment(segment);
   if (!s.ok()) return s;
-  const PlaneSpec& plane = *planes_[plane_];
-  const bool taken = request_.take && !destination_.empty();
+  const PlaneSpec& plane = *planes_[received_.plane];
+  const bool taken = takes() && !destination_.empty();
   const bool whole = in_place != nullptr && segment.length() == plane.raw_bytes;
+  if (land_ && in_place != nullptr && !whole) {
+    return Broken(absl::StrCat("part of a plane in device memory: ", Describe(segment)));
+  }
   std::byte* to = nullptr;
   if (!destination_.empty() && !(taken && whole)) to = destination_.data() + offset_;
   if (!read(to, segment.length())) return Broken("a chunk shorter than its segments");
   received_bytes_ += segment.length();
   offset_ += segment.length();
   if (offset_ < plane.raw_bytes) return absl::OkStatus();
-  if (taken) Take(plane, found_[slot_], whole ? in_place : scratch_.data());
+  if (taken) {
+    s = Take(plane, found_[received_.slot], whole ? in_place : scratch_.data(), whole);
+    if (!s.ok()) return s;
+  }
   NextPlane();
   ReportLayers();
   return absl::OkStatus();
+}
+
+void GetAssembly::Landed(const Position& position) {
+  landed_ = position;
+  ReportLayers();
 }
 
 absl::Status GetAssembly::OnEnd() {
@@ -181,16 +208,18 @@ absl::Status GetAssembly::OnEnd() {
 
 size_t GetAssembly::usable() const {
   if (!answered_) return 0;
-  if (at_end()) return bound_;
+  if (there().plane == planes_.size()) return bound_;
   // Layer-major order: blocks become complete in the last plane only. Up to bound_ slots and blocks
   // are the same thing.
-  return plane_ + 1 == planes_.size() ? std::min(slot_, bound_) : 0;
+  return there().plane + 1 == planes_.size() ? std::min(there().slot, bound_) : 0;
 }
 
 void GetAssembly::ReportLayers() {
   while (bound_ > 0 && layers_reported_ < layer_end_.size()) {
     const size_t last_plane = layer_end_[layers_reported_] - 1;
-    if (plane_ < last_plane || (plane_ == last_plane && slot_ < bound_)) return;
+    if (there().plane < last_plane || (there().plane == last_plane && there().slot < bound_)) {
+      return;
+    }
     ++layers_reported_;
     if (!request_.on_layer) continue;
     const auto start = std::chrono::steady_clock::now();

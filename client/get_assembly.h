@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,15 @@ class GetAssembly {
   // there are fewer.
   using Read = absl::FunctionRef<bool(std::byte* to, size_t length)>;
 
+  // How far it has come: planes before this one are there, and of this one those of the found
+  // blocks before `slot`.
+  struct Position {
+    size_t plane = 0;
+    size_t slot = 0;
+  };
+  // Takes planes that lie in device memory, to where they are to go.
+  using Land = std::function<void(const PlaneSpec& plane, size_t block, const std::byte* bytes)>;
+
   // Both outlive the assembly. INVALID_ARGUMENT when the request names layers that the shard does
   // not have, or not in ascending order, or has no destination.
   static absl::StatusOr<GetAssembly> Create(const PlaneLayout& layout,
@@ -35,6 +45,12 @@ class GetAssembly {
   // destination has the wrong size. After an error the assembly only answers usable().
   absl::Status OnAnswers(const v1::GetResponse::Answers& answers);
   absl::Status OnDamage(const v1::GetResponse::Damage& damage);
+  // Segments that lie in place are in device memory: `land` takes them, and they are there only
+  // when Landed says so. Before the first segment.
+  void LandWith(Land land) { land_ = std::move(land); }
+  Position received() const { return received_; }
+  void Landed(const Position& position);
+
   // One segment, whose bytes are next in `read`, and lie at `in_place` if that is not null.
   absl::Status OnSegment(const v1::Segment& segment, Read read,
                          const std::byte* in_place = nullptr);
@@ -58,13 +74,16 @@ class GetAssembly {
   GetAssembly(const GetBlocksRequest& request, size_t blocks)
       : request_(request), blocks_(blocks), damaged_(blocks, false) {}
 
-  bool at_end() const { return plane_ == planes_.size(); }
+  bool at_end() const { return received_.plane == planes_.size(); }
+  const Position& there() const { return land_ ? landed_ : received_; }
   void NextPlane();
   void SkipDamaged();
   absl::Status Begin(const v1::Segment& segment);
   absl::Status CheckSegment(const v1::Segment& segment) const;
   absl::Status AskDestination(const PlaneSpec& plane, size_t block);
-  void Take(const PlaneSpec& plane, size_t block, const std::byte* bytes);
+  // Who takes planes itself, instead of naming a destination.
+  bool takes() const { return request_.take || request_.device; }
+  absl::Status Take(const PlaneSpec& plane, size_t block, const std::byte* bytes, bool in_place);
   void ReportLayers();
 
   const GetBlocksRequest& request_;
@@ -78,10 +97,11 @@ class GetAssembly {
   size_t bound_ = 0;  // blocks [0, bound_) are found and without known damage
   absl::Status damage_;
 
-  // The plane being received: planes_[plane_] of block found_[slot_], `offset_` bytes of it.
-  size_t plane_ = 0;
-  size_t slot_ = 0;
+  // The plane being received: planes_[plane] of block found_[slot], `offset_` bytes of it.
+  Position received_;
   size_t offset_ = 0;
+  Land land_;
+  Position landed_;                   // with land_
   std::span<std::byte> destination_;  // empty: skip
   std::vector<std::byte> scratch_;    // for `take`, where planes come in pieces
 

@@ -5,6 +5,7 @@
 
 #include "client/bulk_stream.h"
 #include "client/convert.h"
+#include "client/device_landing.h"
 #include "client/get_assembly.h"
 #include "client/get_message.h"
 #include "client/serialize.h"
@@ -33,8 +34,11 @@ v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, 
 // broken, or over, shows in reading.
 class ConsumedTeller {
  public:
+  // What has not landed yet counts as held back, too: with device memory half as much is.
   ConsumedTeller(BulkStream* stream, const Slot& slot)
-      : stream_(stream), worth_(slot ? SlotRing(slot->bytes().size()).told_when_read() : 0) {}
+      : stream_(stream), worth_(slot ? SlotRing(slot->bytes().size()).told_when_read() : 0) {
+    if (slot && slot->on_device()) worth_ /= 2;
+  }
 
   void Tell(const StagedCount& read) {
     if (read.room - told_.room < worth_ || read.segments == told_.segments) return;
@@ -46,13 +50,26 @@ class ConsumedTeller {
 
  private:
   BulkStream* const stream_;
-  const size_t worth_;
+  size_t worth_;
   StagedCount told_;
 };
 
+// One batch may fly while the next message is waited for: it is what the daemon may hold back, too
+// (staging/slot_ring.h).
+constexpr size_t kFlyingBatches = 1;
+
+// Has what a message brought copied, and tells the assembly what has been.
+absl::Status Land(size_t flying, const StagedCount& read, GetAssembly* assembly,
+                  DeviceLanding* landing) {
+  if (absl::Status s = landing->Launch(assembly->received(), read); !s.ok()) return s;
+  if (absl::Status s = landing->AwaitAllBut(flying); !s.ok()) return s;
+  assembly->Landed(landing->position());
+  return absl::OkStatus();
+}
+
 // Reads to the stream's end, or to the first problem, or to where nothing useful can come.
 absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadline,
-                     GetAssembly* assembly) {
+                     GetAssembly* assembly, DeviceLanding* landing) {
   const std::span<const std::byte> staging = slot ? slot->bytes() : std::span<std::byte>();
   ConsumedTeller teller(stream, slot);
   StagedCount staged;
@@ -62,9 +79,19 @@ absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadl
     if (assembly->hopeless() && !assembly->found_nothing()) return absl::OkStatus();
     // The transport may have buffered more than the caller still has time for.
     if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
-    teller.Tell(staged);
+    if (landing == nullptr) {
+      teller.Tell(staged);
+      continue;
+    }
+    if (absl::Status s = Land(kFlyingBatches, staged, assembly, landing); !s.ok()) return s;
+    teller.Tell(landing->read());
   }
-  return absl::OkStatus();
+  return landing == nullptr ? absl::OkStatus() : Land(0, staged, assembly, landing);
+}
+
+DataPath PathOf(const Slot& slot) {
+  if (!slot) return DataPath::kGrpc;
+  return slot->on_device() ? DataPath::kDeviceMemory : DataPath::kSharedMemory;
 }
 
 // What the assembly and the transport say together.
@@ -73,6 +100,7 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
   if (assembly->hopeless()) return assembly->damage();
   if (!end.ok()) return FromGrpc(end);
   if (absl::Status s = assembly->OnEnd(); !s.ok()) return s;
+  assembly->Landed(assembly->received());  // all has, where it had to
   return assembly->damage();
 }
 
@@ -81,14 +109,22 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
 Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
                std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
                const GetBlocksRequest& request, size_t blocks, GetBlocksResult* result) {
-  result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
+  result->path = PathOf(slot);
   absl::StatusOr<GetAssembly> assembly = GetAssembly::Create(layout, request, blocks);
   if (!assembly.ok()) return Judge(assembly.status());
   const absl::Duration budget = terms.deadline.remaining();
+  std::optional<DeviceLanding> landing;
+  if (slot && slot->on_device()) {
+    landing.emplace(request.device.get(), terms.deadline);
+    assembly->LandWith([&](const PlaneSpec& plane, size_t block, const std::byte* bytes) {
+      landing->Add(plane, block, bytes);
+    });
+  }
   BulkStream stream(terms, "Get");
   // What may go wrong here shows in reading.
   if (stream.Write(Serialize(Open(handle, request, blocks, slot))) && !slot) stream.WritesDone();
-  absl::Status read = ReadAll(&stream, slot, terms.deadline, &*assembly);
+  absl::Status read =
+      ReadAll(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr);
   // For a call that was left early; harmless for one that ended by itself.
   if (!read.ok() || (assembly->hopeless() && !assembly->found_nothing())) stream.Cancel();
   const grpc::Status end = stream.Finish();

@@ -191,7 +191,7 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
     }
-    auto slot = link_->BorrowSlot(handle.session_id, deadline);
+    auto slot = link_->BorrowSlot(DaemonLink::Kv::kOnHost, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
     return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), layout_,
                   request, blocks, &result);
@@ -210,7 +210,8 @@ GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline
   result.status = Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
     if (control != nullptr && control->cancelled()) return Unmade(GivenUp());
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_get);
-    auto slot = link_->BorrowSlot(handle.session_id, deadline);
+    const auto kv = request.device ? DaemonLink::Kv::kOnDevice : DaemonLink::Kv::kOnHost;
+    auto slot = link_->BorrowSlot(kv, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
     return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), layout_, request,
                   blocks, &result);

@@ -7,21 +7,28 @@
 #include "absl/time/clock.h"
 
 namespace kvstow::client {
+namespace {
+
+// Slots begin and end at pages.
+constexpr uint64_t kSlotUnit = 4096;
+
+}  // namespace
 
 StagingLink::Slot::~Slot() {
   if (region_ != nullptr) link_->TakeBack(*region_, index_, /*clean=*/false);
 }
 
 std::span<std::byte> StagingLink::Slot::bytes() const {
-  const uint64_t size = link_->options_.slot_bytes;
-  return region_->memory.bytes().subspan(index_ * size, size);
+  return region_->bytes.subspan(index_ * region_->slot_bytes, region_->slot_bytes);
 }
+
+bool StagingLink::Slot::on_device() const { return region_->on_device != nullptr; }
 
 v1::StagingSlot StagingLink::Slot::Claim() const {
   v1::StagingSlot claim;
   claim.set_region(region_->id);
-  claim.set_offset(index_ * link_->options_.slot_bytes);
-  claim.set_bytes(link_->options_.slot_bytes);
+  claim.set_offset(index_ * region_->slot_bytes);
+  claim.set_bytes(region_->slot_bytes);
   return claim;
 }
 
@@ -74,27 +81,50 @@ void StagingLink::Loop() {
   }
 }
 
-void StagingLink::Ask(const std::string& session_id) {
+absl::StatusOr<std::shared_ptr<StagingLink::Region>> StagingLink::RequestRegionOf(
+    const std::string& session_id) const {
+  const std::string path = SideChannelPath(options_.unix_socket);
+  auto region = std::make_shared<Region>();
+  region->session_id = session_id;
   StagingRequest request;
   std::copy_n(session_id.begin(), std::min(session_id.size(), request.session.size()),
               request.session.begin());
   request.bytes = options_.region_bytes;
-  auto granted =
-      RequestRegion(SideChannelPath(options_.unix_socket), request, options_.answer_timeout);
+  if (options_.gpu == nullptr) {
+    auto granted = RequestRegion(path, request, options_.answer_timeout);
+    if (!granted.ok()) return granted.status();
+    region->id = granted->region;
+    region->on_host = std::move(granted->memory);
+    region->bytes = region->on_host.bytes();
+  } else {
+    request.gpu = options_.gpu->uuid();
+    const auto prove = [&](const OwnedFd& memory, uint64_t bytes, const StagingProbe& probe) {
+      auto imported = options_.gpu->Import(memory, bytes, probe);
+      if (imported.ok()) region->on_device = *std::move(imported);
+      return imported.status();
+    };
+    auto granted = RequestDeviceRegion(path, request, options_.answer_timeout, prove);
+    if (!granted.ok()) return granted.status();
+    region->id = granted->region;
+    region->bytes = region->on_device->bytes();
+  }
+  region->slot_bytes = options_.slots == 0
+                           ? options_.slot_bytes
+                           : region->bytes.size() / options_.slots / kSlotUnit * kSlotUnit;
+  if (region->slot_bytes == 0 || region->bytes.size() < region->slot_bytes) {
+    return absl::ResourceExhaustedError("the daemon's regions are smaller than a call needs");
+  }
+  region->lent.resize(region->bytes.size() / region->slot_bytes);
+  return region;
+}
+
+void StagingLink::Ask(const std::string& session_id) {
+  auto region = RequestRegionOf(session_id);
   absl::MutexLock lock(&mu_);
   ++answers_;
   if (session_id != session_id_) return;  // there is another session by now, and another question
-  why_not_ = granted.status();
-  if (granted.ok() && granted->memory.bytes().size() < options_.slot_bytes) {
-    why_not_ = absl::ResourceExhaustedError("the daemon's regions are smaller than a call needs");
-  }
-  if (!why_not_.ok()) return;
-  auto region = std::make_shared<Region>();
-  region->id = granted->region;
-  region->session_id = session_id;
-  region->lent.resize(granted->memory.bytes().size() / options_.slot_bytes);
-  region->memory = std::move(granted->memory);
-  region_ = std::move(region);
+  why_not_ = region.status();
+  if (region.ok()) region_ = *std::move(region);
 }
 
 std::optional<size_t> StagingLink::FreeSlot(const std::string& session_id) {

@@ -1,5 +1,6 @@
-// The memory that this client shares with its daemon: asks for a region when a session opens, lends
-// parts of it to calls, and asks for another one when a part may still be in the daemon's hands.
+// The memory that this client shares with its daemon, of the host or of a GPU: asks for a region
+// when a session opens, lends parts of it to calls, and asks for another one when a part may still
+// be in the daemon's hands.
 //
 // A call whose end the daemon did not tell (a deadline, a broken stream) leaves its slot behind: a
 // stopped daemon may go on and read or write it at any later time. Such a slot is never lent again;
@@ -22,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/deadline.h"
+#include "client/worker_gpu.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "staging/side_channel.h"
 
@@ -34,8 +36,10 @@ class StagingLink {
  public:
   struct Options {
     std::string unix_socket;                     // the daemon's; empty: it has none
+    std::shared_ptr<WorkerGpu> gpu = {};         // where the region is to lie; null: on the host
     uint64_t region_bytes = uint64_t{32} << 20;  // asked for
     uint64_t slot_bytes = uint64_t{8} << 20;     // of one call
+    size_t slots = 0;                            // above 0: the region has so many instead
     absl::Duration answer_timeout = absl::Seconds(3);
     absl::Duration retry_pause = absl::Seconds(5);  // after a refusal
   };
@@ -48,7 +52,9 @@ class StagingLink {
     // Not lent again, unless Return() said that the daemon is done with it.
     ~Slot();
 
+    // Device addresses where the link has a GPU.
     std::span<std::byte> bytes() const;
+    bool on_device() const;
     // As the daemon is told of it.
     v1::StagingSlot Claim() const;
     // The daemon told that the call ended: nothing of it touches the slot any more.
@@ -82,12 +88,16 @@ class StagingLink {
   struct Region {
     uint32_t id = 0;
     std::string session_id;
-    SharedRegion memory;
+    SharedRegion on_host;
+    std::unique_ptr<WorkerGpuRegion> on_device;
+    std::span<std::byte> bytes;  // of either
+    uint64_t slot_bytes = 0;
     std::vector<bool> lent;  // a slot each; one that was left behind stays so
   };
 
   void Loop();
   void Ask(const std::string& session_id);
+  absl::StatusOr<std::shared_ptr<Region>> RequestRegionOf(const std::string& session_id) const;
   std::optional<size_t> FreeSlot(const std::string& session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TakeBack(Region& region, size_t index, bool clean) ABSL_LOCKS_EXCLUDED(mu_);
 

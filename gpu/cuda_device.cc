@@ -1,11 +1,14 @@
 #include "gpu/cuda_device.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "gpu/cuda_codec.h"
+#include "gpu/cuda_plane_reader.h"
 #include "gpu/cuda_status.h"
+#include "gpu/shared_memory.h"
 
 namespace kvstow::gpu {
 namespace {
@@ -48,7 +51,12 @@ absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Open(int index) {
   // Finds out all that can be in the way: driver, device, kernels for it.
   auto codec = CudaCodec::Create(index);
   if (!codec.ok()) return codec.status();
-  return std::unique_ptr<Device>(new CudaDevice(index, std::string((*codec)->description())));
+  cudaDeviceProp properties;
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaGetDeviceProperties(&properties, index));
+  DeviceUuid uuid;
+  static_assert(sizeof(properties.uuid) == uuid.size());
+  std::memcpy(uuid.data(), &properties.uuid, uuid.size());
+  return std::unique_ptr<Device>(new CudaDevice(index, std::string((*codec)->description()), uuid));
 }
 
 CudaDevice::~CudaDevice() {
@@ -57,7 +65,10 @@ CudaDevice::~CudaDevice() {
 }
 
 absl::Status CudaDevice::Note(cudaError_t error, absl::string_view what) const {
-  absl::Status status = ToStatus(error, what);
+  return Note(ToStatus(error, what));
+}
+
+absl::Status CudaDevice::Note(absl::Status status) const {
   if (status.ok()) return status;
   errors_.fetch_add(1, std::memory_order_relaxed);
   // What is for good is said by every call from now on; other errors have been told once.
@@ -126,6 +137,33 @@ absl::Status CudaDevice::CopyAll(std::span<const Copy> copies) {
   absl::MutexLock lock(&mu_);
   idle_streams_.push_back(*stream);
   return status;
+}
+
+namespace {
+
+class SharedDeviceMemory final : public SharedMemory {
+ public:
+  explicit SharedDeviceMemory(SharedMapping mapping) : mapping_(std::move(mapping)) {}
+  std::span<std::byte> bytes() const override { return mapping_.bytes(); }
+  int descriptor() const override { return mapping_.descriptor(); }
+
+ private:
+  const SharedMapping mapping_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SharedMemory>> CudaDevice::Share(size_t bytes) {
+  auto mapping = SharedMapping::Create(index_, bytes);
+  if (!mapping.ok()) return Note(mapping.status());
+  return std::make_unique<SharedDeviceMemory>(*std::move(mapping));
+}
+
+absl::StatusOr<std::unique_ptr<PlaneReader>> CudaDevice::NewPlaneReader(const PlaneLayout& layout,
+                                                                        size_t max_records) {
+  auto reader = CudaPlaneReader::Create(index_, layout, max_records);
+  if (!reader.ok()) return Note(reader.status());
+  return *std::move(reader);
 }
 
 absl::Status CudaDevice::health() const {

@@ -27,19 +27,25 @@ class CudaDevice final : public Device {
   absl::Status Pin(std::byte* memory, size_t bytes) override;
   void Unpin(std::byte* memory) override;
   absl::Status CopyAll(std::span<const Copy> copies) override;
+  DeviceUuid uuid() const override { return uuid_; }
+  absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override;
+  absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
+                                                              size_t max_records) override;
   absl::Status health() const override;
   uint64_t errors() const override { return errors_.load(std::memory_order_relaxed); }
 
  private:
-  CudaDevice(int index, std::string description)
-      : index_(index), description_(std::move(description)) {}
+  CudaDevice(int index, std::string description, const DeviceUuid& uuid)
+      : index_(index), description_(std::move(description)), uuid_(uuid) {}
 
   // Counts a failure; remembers one that is for good.
   absl::Status Note(cudaError_t error, absl::string_view what) const;
+  absl::Status Note(absl::Status status) const;
   absl::StatusOr<cudaStream_t> BorrowStream();
 
   const int index_;
   const std::string description_;
+  const DeviceUuid uuid_;
   mutable std::atomic<uint64_t> errors_{0};
 
   mutable absl::Mutex mu_;

@@ -1,27 +1,14 @@
-// Records that lie in pieces: runs of pages of a tier, in host or device memory.
+// Records that lie in pieces, as the pipelines read them: host memory is pinned.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "absl/status/status.h"
-#include "codec/record.h"
+#include "codec/stored_record.h"
 #include "space/plane_layout.h"
 
 namespace kvstow::gpu {
-
-// Consecutive bytes of a record. Address and size are multiples of 16, the last size excepted.
-struct RecordPiece {
-  const std::byte* data = nullptr;
-  size_t size = 0;
-};
-
-struct StoredRecord {
-  const RecordIndex* index = nullptr;   // read with the layout it is used with
-  bool on_device = false;               // else in pinned host memory
-  std::span<const RecordPiece> pieces;  // in order; at least the record's bytes
-};
 
 // INVALID_ARGUMENT where the pieces are not aligned or do not cover the record, or the index is of
 // another layout.

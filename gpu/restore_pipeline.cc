@@ -7,6 +7,7 @@
 #include "codec/plane.h"
 #include "gpu/cuda_handles.h"
 #include "gpu/device_rotary.h"
+#include "gpu/piece_copies.h"
 #include "gpu/plane_batch.h"
 #include "gpu/staging.h"
 
@@ -19,56 +20,28 @@ size_t RoundUp(size_t bytes) {
   return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
 }
 
-// Copies into the staging of one chunk, enqueued as one: single copies of the 80 KB of a layer take
-// three times as long.
+// Copies into the staging of one chunk, one behind the other.
 class StagingCopies {
  public:
-  void Reserve(size_t pieces) {
-    to_.reserve(pieces);
-    from_.reserve(pieces);
-    sizes_.reserve(pieces);
-  }
+  void Reserve(size_t pieces) { copies_.Reserve(pieces); }
   void Begin(std::byte* staging) {
-    to_.clear();
-    from_.clear();
-    sizes_.clear();
+    copies_.Clear();
     staging_ = staging;
     staged_ = 0;
-    end_of_last_ = nullptr;
   }
-  // Neighbours within a piece become one; pieces that happen to touch stay two, because memory
-  // registered in two calls cannot be copied in one.
-  void Add(const std::byte* from, size_t bytes, bool starts_piece) {
-    if (!starts_piece && end_of_last_ == from) {
-      sizes_.back() += bytes;
-    } else {
-      to_.push_back(staging_ + staged_);
-      from_.push_back(from);
-      sizes_.push_back(bytes);
-    }
-    end_of_last_ = from + bytes;
+  void Add(const std::byte* from, size_t bytes, bool starts_piece, bool pinned) {
+    copies_.Add(from, end(), bytes, starts_piece, pinned);
     staged_ += bytes;
   }
-  absl::Status Enqueue(cudaStream_t stream) {
-    cudaMemcpyAttributes attributes = {};
-    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
-    attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
-    size_t first = 0;
-    KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyBatchAsync(
-        to_.data(), from_.data(), sizes_.data(), sizes_.size(), &attributes, &first, 1, stream));
-    return absl::OkStatus();
-  }
-  size_t pieces() const { return sizes_.size(); }
+  absl::Status Enqueue(cudaStream_t stream) { return copies_.Enqueue(stream); }
+  size_t pieces() const { return copies_.pieces(); }
   size_t staged() const { return staged_; }
   std::byte* end() const { return staging_ + staged_; }
 
  private:
-  std::vector<void*> to_;
-  std::vector<const void*> from_;
-  std::vector<size_t> sizes_;
+  PieceCopies copies_;
   std::byte* staging_ = nullptr;
   size_t staged_ = 0;
-  const std::byte* end_of_last_ = nullptr;
 };
 
 // Planes of one chunk that are decoded together.
@@ -121,8 +94,10 @@ class Pipeline final : public RestorePipeline {
   void MakeGroups();
   absl::Status AllocateSlot(Slot* slot) const;
   absl::Status Run();
+  absl::Status AddAll();
+  absl::Status AddChosen();
   absl::Status FillRotary();
-  absl::Status AddPlane(size_t layer, size_t block, size_t plane);
+  absl::Status AddPlane(size_t layer, size_t block, size_t plane, const PlaneTarget& target);
   absl::Status MakeRoom(size_t layer, size_t staged_bytes, size_t pieces);
   absl::Status BeginChunk(size_t layer);
   absl::Status Flush(bool last_of_layer);
@@ -145,6 +120,7 @@ class Pipeline final : public RestorePipeline {
   cudaStream_t decode_streams_[kDecodeStreams] = {};
   std::unique_ptr<DeviceRotary> rotary_;
   PinnedBuffer positions_up_;
+  std::vector<uint64_t> filled_;  // positions whose tables are there
   DeviceBuffer positions_, scratch_[kDecodeStreams];
   Event rotary_filled_;
   std::vector<Event> written_;  // of layers
@@ -260,6 +236,7 @@ absl::StatusOr<std::vector<DamagedPlane>> Pipeline::Restore(const RestoreRequest
     for (Slot& slot : slots_) slot.in_flight = false;
     chunk_open_ = false;
     oldest_ = filling_;
+    filled_.clear();
     return status;
   }
   return std::move(damage_);
@@ -268,25 +245,43 @@ absl::StatusOr<std::vector<DamagedPlane>> Pipeline::Restore(const RestoreRequest
 absl::Status Pipeline::Run() {
   if (request_->records.empty()) return absl::OkStatus();
   KVSTOW_RETURN_IF_ERROR(FillRotary());
-  for (size_t layer = 0; layer < layout_.layers().size(); ++layer) {
-    for (size_t block = 0; block < request_->records.size(); ++block) {
-      const size_t end = layout_.first_plane(layer + 1);
-      for (size_t plane = layout_.first_plane(layer); plane < end; ++plane) {
-        KVSTOW_RETURN_IF_ERROR(AddPlane(layer, block, plane));
-      }
-    }
-    KVSTOW_RETURN_IF_ERROR(Flush(true));
-  }
+  KVSTOW_RETURN_IF_ERROR(request_->chosen.empty() ? AddAll() : AddChosen());
   while (slots_[oldest_].in_flight) KVSTOW_RETURN_IF_ERROR(Harvest());
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::FillRotary() {
-  auto* positions = reinterpret_cast<uint64_t*>(positions_up_.data());
-  const size_t count = request_->records.size();
-  for (size_t i = 0; i < count; ++i) {
-    positions[i] = request_->records[i].index->header().first_position;
+absl::Status Pipeline::AddAll() {
+  for (size_t layer = 0; layer < layout_.layers().size(); ++layer) {
+    for (size_t block = 0; block < request_->records.size(); ++block) {
+      const size_t end = layout_.first_plane(layer + 1);
+      for (size_t plane = layout_.first_plane(layer); plane < end; ++plane) {
+        KVSTOW_RETURN_IF_ERROR(AddPlane(layer, block, plane, request_->target(block, plane)));
+      }
+    }
+    KVSTOW_RETURN_IF_ERROR(Flush(true));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Pipeline::AddChosen() {
+  for (const ChosenPlane& chosen : request_->chosen) {
+    KVSTOW_RETURN_IF_ERROR(AddPlane(0, chosen.block, chosen.plane, chosen.target));
+  }
+  return Flush(false);
+}
+
+// The tables of the call before serve again where the blocks are the same.
+absl::Status Pipeline::FillRotary() {
+  std::vector<uint64_t> wanted;
+  wanted.reserve(request_->records.size());
+  for (const StoredRecord& record : request_->records) {
+    wanted.push_back(record.index->header().first_position);
+  }
+  if (wanted == filled_) return absl::OkStatus();
+  filled_.clear();  // until it is known to have gone well
+  auto* positions = reinterpret_cast<uint64_t*>(positions_up_.data());
+  std::copy(wanted.begin(), wanted.end(), positions);
+  const size_t count = wanted.size();
   cudaStream_t stream = decode_streams_[0];
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(
       positions_.data(), positions, count * sizeof(uint64_t), cudaMemcpyHostToDevice, stream));
@@ -296,10 +291,12 @@ absl::Status Pipeline::FillRotary() {
   for (cudaStream_t other : decode_streams_) {
     KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(other, rotary_filled_.get()));
   }
+  filled_ = std::move(wanted);
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane) {
+absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane,
+                                const PlaneTarget& target) {
   const StoredRecord& record = request_->records[block];
   const DirectoryEntry& entry = record.index->planes()[plane];
   const size_t bytes = RoundUp(entry.bytes);
@@ -315,10 +312,9 @@ absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane) {
     stored = copies_.end();
     cursor.ForEach(record, entry.offset, bytes,
                    [&](const std::byte* from, size_t size, bool starts_piece) {
-                     copies_.Add(from, size, starts_piece);
+                     copies_.Add(from, size, starts_piece, record.on_device || record.pinned);
                    });
   }
-  const PlaneTarget target = request_->target(block, plane);
   Slot& slot = slots_[filling_];
   ++slot.planes;
   Batch& batch = slot.batches[group_of_[plane]];

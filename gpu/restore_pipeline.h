@@ -48,12 +48,22 @@ struct DamagedPlane {
   bool operator==(const DamagedPlane&) const = default;
 };
 
+// A plane that was asked for by name.
+struct ChosenPlane {
+  size_t block = 0;  // index of the record in the request
+  size_t plane = 0;  // as in layout.planes()
+  PlaneTarget target;
+};
+
 struct RestoreRequest {
   std::span<const StoredRecord> records;
   // Device address of a plane of a record.
   std::function<PlaneTarget(size_t block, size_t plane)> target;
+  // Instead of all planes of all records, with `target` unused: these, ascending within a record.
+  std::span<const ChosenPlane> chosen;
 
-  // Both optional, both called on the calling thread, once for each layer in ascending order.
+  // Both optional, both called on the calling thread, once for each layer in ascending order; not
+  // for chosen planes.
   // Queued: `written` fires when the layer's planes have been written; whether any is damaged is
   // not known yet. The event may be waited for until the next call.
   std::function<void(size_t layer, cudaEvent_t written)> layer_queued;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -16,15 +17,29 @@ namespace kvstow {
 namespace {
 
 constexpr uint32_t kMagic = 0x5353564b;  // "KVSS"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
+
+enum class MemoryKind : uint32_t { kHost = 0, kDevice = 1 };
 
 struct RequestPacket {
   uint32_t magic = kMagic;
   uint32_t version = kVersion;
   std::array<uint8_t, 16> session{};
   uint64_t bytes = 0;
+  MemoryKind kind = MemoryKind::kHost;
+  SideChannelUuid gpu{};
+  std::array<uint8_t, 12> reserved{};
 };
-static_assert(sizeof(RequestPacket) == 32);
+static_assert(sizeof(RequestPacket) == 64);
+
+// What the worker says of device memory.
+struct ProofPacket {
+  uint32_t magic = kMagic;
+  uint32_t version = kVersion;
+  uint32_t code = 0;  // absl::StatusCode; 0: found and answered
+  std::array<char, 116> message{};
+};
+static_assert(sizeof(ProofPacket) == 128);
 
 struct AnswerPacket {
   uint32_t magic = kMagic;
@@ -32,7 +47,8 @@ struct AnswerPacket {
   uint32_t code = 0;  // absl::StatusCode; with 0 comes one descriptor
   uint32_t region = 0;
   uint64_t bytes = 0;
-  std::array<char, 232> message{};  // for people, of a refusal
+  StagingProbe probe;               // of device memory that is to be proved
+  std::array<char, 216> message{};  // for people, of a refusal
 };
 static_assert(sizeof(AnswerPacket) == 256);
 
@@ -107,24 +123,59 @@ absl::StatusOr<AnswerPacket> ReceiveAnswer(const OwnedFd& connection, OwnedFd* m
   return answer;
 }
 
-void Send(const OwnedFd& connection, const AnswerPacket& answer, const OwnedFd* memory) {
+// `memory`: a descriptor to pass on, or -1.
+void Send(const OwnedFd& connection, const AnswerPacket& answer, int memory) {
   iovec data{.iov_base = const_cast<AnswerPacket*>(&answer), .iov_len = sizeof(answer)};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
-  if (memory != nullptr) {
+  if (memory >= 0) {
     message.msg_control = control.data();
     message.msg_controllen = control.size();
     cmsghdr* const header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = memory->get();
-    std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+    std::memcpy(CMSG_DATA(header), &memory, sizeof(memory));
   }
   // Fits the buffer of a fresh connection; who does not read has only itself to blame.
   static_cast<void>(sendmsg(connection.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+// As much of it as there is room for, ending in 0.
+template <size_t kRoom>
+void PutMessage(absl::string_view message, std::array<char, kRoom>* out) {
+  message = message.substr(0, kRoom - 1);
+  std::memcpy(out->data(), message.data(), message.size());
+}
+
+absl::StatusOr<OwnedFd> Ask(const std::string& path, const StagingRequest& request) {
+  auto connection = Dial(path);
+  if (!connection.ok()) return connection;
+  RequestPacket packet;
+  packet.session = request.session;
+  packet.bytes = request.bytes;
+  if (request.gpu) {
+    packet.kind = MemoryKind::kDevice;
+    packet.gpu = *request.gpu;
+  }
+  if (send(connection->get(), &packet, sizeof(packet), MSG_NOSIGNAL) != sizeof(packet)) {
+    return absl::UnavailableError("the side channel broke");
+  }
+  return connection;
+}
+
+// An answer that is no refusal.
+absl::StatusOr<AnswerPacket> AwaitAnswer(const OwnedFd& connection, absl::Duration timeout,
+                                         OwnedFd* memory) {
+  if (!WaitReadable(connection, timeout)) {
+    return absl::UnavailableError("the daemon does not answer on its side channel");
+  }
+  auto answer = ReceiveAnswer(connection, memory);
+  if (!answer.ok() || answer->code == 0) return answer;
+  answer->message.back() = 0;
+  return absl::Status(static_cast<absl::StatusCode>(answer->code), answer->message.data());
 }
 
 }  // namespace
@@ -133,30 +184,45 @@ std::string SideChannelPath(absl::string_view unix_socket) {
   return absl::StrCat(unix_socket, ".staging");
 }
 
+StagingProbe StagingProbe::Answer() const {
+  StagingProbe answer;
+  for (size_t i = 0; i < bytes.size(); ++i) answer.bytes[i] = static_cast<uint8_t>(~bytes[i]);
+  return answer;
+}
+
 absl::StatusOr<GrantedRegion> RequestRegion(const std::string& path, const StagingRequest& request,
                                             absl::Duration timeout) {
-  auto connection = Dial(path);
-  if (!connection.ok()) return connection.status();
-  RequestPacket packet;
-  packet.session = request.session;
-  packet.bytes = request.bytes;
-  if (send(connection->get(), &packet, sizeof(packet), MSG_NOSIGNAL) != sizeof(packet)) {
-    return absl::UnavailableError("the side channel broke");
-  }
-  if (!WaitReadable(*connection, timeout)) {
-    return absl::UnavailableError("the daemon does not answer on its side channel");
-  }
   OwnedFd memory;
-  auto answer = ReceiveAnswer(*connection, &memory);
+  auto connection = Ask(path, request);
+  if (!connection.ok()) return connection.status();
+  auto answer = AwaitAnswer(*connection, timeout, &memory);
   if (!answer.ok()) return answer.status();
-  if (answer->code != 0) {
-    answer->message.back() = 0;
-    return absl::Status(static_cast<absl::StatusCode>(answer->code), answer->message.data());
-  }
   if (!memory) return absl::InternalError("the daemon granted shared memory and passed none");
   auto region = SharedRegion::Map(memory, answer->bytes);
   if (!region.ok()) return region.status();
   return GrantedRegion{answer->region, *std::move(region)};
+}
+
+absl::StatusOr<StagingGrant> RequestDeviceRegion(const std::string& path,
+                                                 const StagingRequest& request,
+                                                 absl::Duration timeout, ProveMemory prove) {
+  OwnedFd memory, none;
+  auto connection = Ask(path, request);
+  if (!connection.ok()) return connection.status();
+  auto answer = AwaitAnswer(*connection, timeout, &memory);
+  if (!answer.ok()) return answer.status();
+  if (!memory) return absl::InternalError("the daemon granted device memory and passed none");
+  const absl::Status proved = prove(memory, answer->bytes, answer->probe);
+  ProofPacket proof;
+  proof.code = static_cast<uint32_t>(proved.code());
+  PutMessage(proved.message(), &proof.message);
+  if (send(connection->get(), &proof, sizeof(proof), MSG_NOSIGNAL) != sizeof(proof)) {
+    return absl::UnavailableError("the side channel broke");
+  }
+  if (!proved.ok()) return proved;
+  auto granted = AwaitAnswer(*connection, timeout, &none);
+  if (!granted.ok()) return granted.status();
+  return StagingGrant{granted->region, answer->bytes};
 }
 
 absl::StatusOr<OwnedFd> ListenSideChannel(const std::string& path) {
@@ -187,29 +253,61 @@ absl::StatusOr<std::optional<StagingRequest>> ReceiveRequest(const OwnedFd& conn
   RequestPacket packet;
   const ssize_t n = recv(connection.get(), &packet, sizeof(packet), MSG_TRUNC);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<StagingRequest>();
-  if (n != sizeof(packet) || packet.magic != kMagic) {
+  // Versions differ in size.
+  constexpr ssize_t kPrefix = offsetof(RequestPacket, session);
+  if (n < kPrefix || packet.magic != kMagic ||
+      (packet.version == kVersion && n != sizeof(packet))) {
     return absl::InvalidArgumentError("what came on the side channel is no request for staging");
   }
   if (packet.version != kVersion) {
     return absl::UnimplementedError(
         absl::StrCat("side channel version ", packet.version, "; this daemon speaks ", kVersion));
   }
-  return std::optional<StagingRequest>(StagingRequest{packet.session, packet.bytes});
+  StagingRequest request{packet.session, packet.bytes};
+  if (packet.kind == MemoryKind::kDevice) {
+    request.gpu = packet.gpu;
+  } else if (packet.kind != MemoryKind::kHost) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no kind of memory: ", static_cast<uint32_t>(packet.kind)));
+  }
+  return std::optional(request);
 }
 
-void SendGrant(const OwnedFd& connection, const StagingGrant& grant, const OwnedFd& memory) {
+void SendGrant(const OwnedFd& connection, const StagingGrant& grant, int memory) {
   AnswerPacket answer;
   answer.region = grant.region;
   answer.bytes = grant.bytes;
-  Send(connection, answer, &memory);
+  Send(connection, answer, memory);
+}
+
+void SendProbe(const OwnedFd& connection, uint64_t bytes, const StagingProbe& probe, int memory) {
+  AnswerPacket answer;
+  answer.bytes = bytes;
+  answer.probe = probe;
+  Send(connection, answer, memory);
+}
+
+absl::StatusOr<std::optional<absl::Status>> ReceiveProof(const OwnedFd& connection) {
+  ProofPacket packet;
+  const ssize_t n = recv(connection.get(), &packet, sizeof(packet), MSG_TRUNC);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<absl::Status>();
+  if (n != sizeof(packet) || packet.magic != kMagic || packet.version != kVersion) {
+    return absl::InvalidArgumentError("what came on the side channel is no word on the probe");
+  }
+  packet.message.back() = 0;
+  return std::optional(
+      absl::Status(static_cast<absl::StatusCode>(packet.code), packet.message.data()));
+}
+
+void SendProved(const OwnedFd& connection, const StagingGrant& grant) {
+  SendGrant(connection, grant, -1);
 }
 
 void SendRefusal(const OwnedFd& connection, const absl::Status& why) {
   AnswerPacket answer;
   answer.code = static_cast<uint32_t>(why.code());
-  const absl::string_view message = why.message().substr(0, answer.message.size() - 1);
-  std::memcpy(answer.message.data(), message.data(), message.size());
-  Send(connection, answer, nullptr);
+  PutMessage(why.message(), &answer.message);
+  Send(connection, answer, -1);
 }
 
 }  // namespace kvstow

@@ -1,5 +1,6 @@
 #include "staging/side_channel.h"
 
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -41,7 +42,7 @@ TEST_F(SideChannelTest, PassesMemory) {
     EXPECT_EQ(request.bytes, 1u << 20);
     auto made = SharedRegion::Create(1 << 16);
     made->first.bytes()[5] = std::byte{99};
-    SendGrant(connection, {.region = 3, .bytes = 1 << 16}, made->second);
+    SendGrant(connection, {.region = 3, .bytes = 1 << 16}, made->second.get());
   });
   StagingRequest request;
   request.session[3] = 9;
@@ -63,7 +64,7 @@ TEST_F(SideChannelTest, RefusalsKeepTheirWords) {
   auto granted = RequestRegion(path_, {}, absl::Seconds(30));
   daemon.join();
   EXPECT_EQ(granted.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(granted.status().message(), std::string(231, 'x'));
+  EXPECT_EQ(granted.status().message(), std::string(215, 'x'));
 }
 
 TEST_F(SideChannelTest, NobodyThere) {
@@ -87,7 +88,7 @@ TEST_F(SideChannelTest, DaemonThatHangsUpOrLies) {
     Await(third);
     // A grant that claims more than it is.
     auto made = SharedRegion::Create(1 << 16);
-    SendGrant(third, {.region = 1, .bytes = 1 << 20}, made->second);
+    SendGrant(third, {.region = 1, .bytes = 1 << 20}, made->second.get());
   });
   EXPECT_EQ(RequestRegion(path_, {}, absl::Seconds(30)).status().code(),
             absl::StatusCode::kUnavailable);
@@ -96,6 +97,86 @@ TEST_F(SideChannelTest, DaemonThatHangsUpOrLies) {
   EXPECT_EQ(RequestRegion(path_, {}, absl::Seconds(30)).status().code(),
             absl::StatusCode::kFailedPrecondition);
   daemon.join();
+}
+
+// The daemon's half of device memory, with a descriptor of anything.
+class DeviceRegionTest : public SideChannelTest {
+ protected:
+  static constexpr StagingProbe kProbe = {{1, 2, 3}};
+
+  StagingRequest OfferMemory(const OwnedFd& connection, const OwnedFd& memory) {
+    const StagingRequest request = Await(connection);
+    SendProbe(connection, 1 << 21, kProbe, memory.get());
+    return request;
+  }
+  absl::StatusOr<std::optional<absl::Status>> AwaitProof(const OwnedFd& connection) {
+    for (;;) {
+      auto proof = ReceiveProof(connection);
+      if (!proof.ok() || *proof) return proof;
+    }
+  }
+  absl::StatusOr<StagingGrant> Ask(ProveMemory prove) {
+    StagingRequest request{.session = {7}, .bytes = 1 << 21, .gpu = SideChannelUuid{9}};
+    return RequestDeviceRegion(path_, request, absl::Seconds(30), prove);
+  }
+};
+
+TEST_F(DeviceRegionTest, IsGrantedOnceItIsProved) {
+  std::thread daemon([this] {
+    const OwnedFd connection = Accept(listener_);
+    const OwnedFd memory(memfd_create("any", 0));
+    EXPECT_EQ(OfferMemory(connection, memory).gpu, SideChannelUuid{9});
+    const auto proof = AwaitProof(connection);
+    ASSERT_TRUE(proof.ok() && *proof);
+    EXPECT_TRUE((*proof)->ok()) << **proof;
+    SendProved(connection, {.region = 5});
+  });
+  auto granted = Ask([](const OwnedFd& memory, uint64_t bytes, const StagingProbe& probe) {
+    EXPECT_TRUE(memory);
+    EXPECT_EQ(bytes, 1u << 21);
+    EXPECT_EQ(probe, kProbe);
+    return absl::OkStatus();
+  });
+  daemon.join();
+  ASSERT_TRUE(granted.ok()) << granted.status();
+  EXPECT_EQ(granted->region, 5u);
+  EXPECT_EQ(granted->bytes, 1u << 21);
+}
+
+TEST_F(DeviceRegionTest, TheDaemonHearsWhyAWorkerCannotUseIt) {
+  std::thread daemon([this] {
+    const OwnedFd connection = Accept(listener_);
+    const OwnedFd memory(memfd_create("any", 0));
+    OfferMemory(connection, memory);
+    const auto proof = AwaitProof(connection);
+    ASSERT_TRUE(proof.ok() && *proof);
+    EXPECT_EQ(**proof, absl::FailedPreconditionError("not there"));
+  });
+  auto granted = Ask([](const OwnedFd&, uint64_t, const StagingProbe&) {
+    return absl::FailedPreconditionError("not there");
+  });
+  daemon.join();
+  EXPECT_EQ(granted.status(), absl::FailedPreconditionError("not there"));
+}
+
+TEST_F(DeviceRegionTest, TheDaemonMayRefuseWhatItFinds) {
+  std::thread daemon([this] {
+    const OwnedFd connection = Accept(listener_);
+    const OwnedFd memory(memfd_create("any", 0));
+    OfferMemory(connection, memory);
+    AwaitProof(connection).IgnoreError();
+    SendRefusal(connection, absl::FailedPreconditionError("no answer in it"));
+  });
+  auto granted =
+      Ask([](const OwnedFd&, uint64_t, const StagingProbe&) { return absl::OkStatus(); });
+  daemon.join();
+  EXPECT_EQ(granted.status(), absl::FailedPreconditionError("no answer in it"));
+}
+
+TEST(StagingProbeTest, AnAnswerIsNoProbe) {
+  const StagingProbe probe = {{0, 255, 7}};
+  EXPECT_NE(probe.Answer(), probe);
+  EXPECT_EQ(probe.Answer().Answer(), probe);
 }
 
 TEST_F(SideChannelTest, WhatIsNoRequestIsRefused) {
@@ -113,7 +194,7 @@ TEST_F(SideChannelTest, WhatIsNoRequestIsRefused) {
     send(worker.get(), garbage.data(), garbage.size(), 0);
     EXPECT_EQ(ReceiveRequest(daemon).status().code(), absl::StatusCode::kInvalidArgument);
   }
-  const uint32_t other_version[8] = {0x5353564b, 2};
+  const uint32_t other_version[8] = {0x5353564b, 1};
   send(worker.get(), other_version, sizeof(other_version), 0);
   EXPECT_EQ(ReceiveRequest(daemon).status().code(), absl::StatusCode::kUnimplemented);
 }

@@ -394,12 +394,14 @@ TEST_F(StagingListenerTest, GuestsThatKeepSilentHoldUpNobody) {
 }
 
 TEST_F(StagingListenerTest, TwoDaemonsCannotShareASideChannel) {
-  const auto second = StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_);
+  const auto second =
+      StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_, &random_);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("in use"));
   EXPECT_TRUE(Ask(Begin()).ok());
   listener_.reset();
-  EXPECT_TRUE(StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_).ok());
+  EXPECT_TRUE(
+      StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_, &random_).ok());
 }
 
 TEST_F(StagingListenerTest, NothingOfASessionThatEnded) {

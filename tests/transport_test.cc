@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/fake_worker_gpu.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/print_path.h"
 
@@ -37,6 +38,10 @@ SpaceSpec Spec(CodecId codec) {
 class TransportTest : public DaemonTest, public ::testing::WithParamInterface<DataPath> {
  protected:
   void SetUp() override {
+    if (GetParam() == DataPath::kDeviceMemory) {
+      config_.device = DaemonConfig::Device::kCuda;
+      config_.gpu_plugin = FAKE_PLUGIN;
+    }
     StartDaemon();
     Connect(GetParam());
   }
@@ -50,6 +55,10 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Da
     ClientOptions options;
     options.target = target();
     options.path = path;
+    if (path == DataPath::kDeviceMemory) {
+      options.path = DataPath::kAuto;  // Puts go through host memory
+      options.gpu = gpu_;
+    }
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
     options.get_deadline = options.put_deadline = absl::Seconds(60);
     options.breaker_failures = 1000;  // the breaker has its own tests
@@ -87,7 +96,16 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Da
       bytes.resize(plane.raw_bytes);
       return std::span<std::byte>(bytes);
     };
+    return OnItsPath(std::move(request));
+  }
+  // KV in device memory, where the path is for that.
+  GetBlocksRequest OnItsPath(GetBlocksRequest request) const {
+    if (GetParam() != DataPath::kDeviceMemory) return request;
+    request.device = std::make_shared<FakeDeviceKv>(std::exchange(request.destination, nullptr));
     return request;
+  }
+  DataPath put_path() const {
+    return GetParam() == DataPath::kDeviceMemory ? DataPath::kSharedMemory : GetParam();
   }
   void PutAll() {
     auto put = space_->PutBlocks(PutRequest());
@@ -96,7 +114,7 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Da
       put = space_->PutBlocks(PutRequest());
     }
     ASSERT_EQ(put.stored, keys_.size()) << put.status << " " << put.blocks[0].refusal;
-    EXPECT_EQ(put.path, GetParam());
+    EXPECT_EQ(put.path, put_path());
     EXPECT_EQ(put.sent_bytes, keys_.size() * space_->layout().raw_bytes());
   }
   void ExpectEverythingBack() {
@@ -107,13 +125,15 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Da
     EXPECT_TRUE(got_ == blocks_);
   }
 
+  const std::shared_ptr<FakeWorkerGpu> gpu_ = std::make_shared<FakeWorkerGpu>();
   std::unique_ptr<Client> client_;
   std::shared_ptr<Space> space_;
   std::vector<BlockKey> keys_;
   std::vector<Planes> blocks_, got_;
 };
 INSTANTIATE_TEST_SUITE_P(Paths, TransportTest,
-                         ::testing::Values(DataPath::kGrpc, DataPath::kSharedMemory),
+                         ::testing::Values(DataPath::kGrpc, DataPath::kSharedMemory,
+                                           DataPath::kDeviceMemory),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
 TEST_P(TransportTest, GivesBackWhatWasPut) {
@@ -180,6 +200,7 @@ TEST_P(TransportTest, PlanesAreFilledAndTakenInPlace) {
   ASSERT_EQ(space_->PutBlocks(put).stored, 3u);
   GetBlocksRequest get = GetRequest();
   get.destination = nullptr;
+  get.device = nullptr;
   get.take = [this](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
     got_[block][Index(plane)].assign(from.begin(), from.end());
   };
@@ -226,9 +247,11 @@ TEST_P(TransportTest, ManyCallsAtATime) {
         std::vector<Planes> got(3, Planes(blocks_[0].size()));
         GetBlocksRequest get;
         get.keys = keys;
-        get.take = [&](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
-          got[block][Index(plane)].assign(from.begin(), from.end());
+        get.destination = [&](const PlaneSpec& plane, size_t block) {
+          got[block][Index(plane)].resize(plane.raw_bytes);
+          return std::span(got[block][Index(plane)]);
         };
+        get = OnItsPath(std::move(get));
         wrong += space_->GetBlocks(get).usable != 3 || got != blocks_;
       }
     });
@@ -324,8 +347,12 @@ TEST_P(TransportTest, StartedGetGivenUpTouchesNothing) {
   Open(Spec(CodecId::kRaw), 40);
   PutAll();
   GetBlocksRequest request = GetRequest();
-  const auto destination = request.destination;
+  const auto destination = [this](const PlaneSpec& plane, size_t block) {
+    got_[block][Index(plane)].resize(plane.raw_bytes);
+    return std::span(got_[block][Index(plane)]);
+  };
   absl::Notification began, go_on;
+  request.device = nullptr;
   request.destination = [&](const PlaneSpec& plane, size_t block) {
     if (!began.HasBeenNotified()) {
       began.Notify();
@@ -333,7 +360,7 @@ TEST_P(TransportTest, StartedGetGivenUpTouchesNothing) {
     }
     return destination(plane, block);
   };
-  auto get = space_->StartGet(request);
+  auto get = space_->StartGet(OnItsPath(std::move(request)));
   began.WaitForNotification();
   std::thread canceller([&] { get->Cancel(); });
   go_on.Notify();
@@ -378,7 +405,7 @@ TEST_P(TransportTest, AMissKeepsThePath) {
   EXPECT_EQ(put.stored, 3u);
   const auto again = space_->PutBlocks(PutRequest());
   EXPECT_EQ(again.existed, 3u);
-  EXPECT_EQ(again.path, GetParam());
+  EXPECT_EQ(again.path, put_path());
 }
 
 TEST_P(TransportTest, TooManyStartedPutsAreShed) {
@@ -393,6 +420,133 @@ TEST_P(TransportTest, TooManyStartedPutsAreShed) {
   EXPECT_GE(shed, 20u);  // eight in line, two on their way
   // Gets have threads of their own.
   EXPECT_TRUE(space_->StartGet(GetRequest())->Wait().status.ok());
+}
+
+// ---- Device memory ----
+
+class DeviceMemoryTest : public TransportTest {
+ protected:
+  std::shared_ptr<FakeDeviceKv> NewKv(int lag = 0) {
+    return std::make_shared<FakeDeviceKv>(
+        [this](const PlaneSpec& plane, size_t block) {
+          got_[block][Index(plane)].resize(plane.raw_bytes);
+          return std::span(got_[block][Index(plane)]);
+        },
+        lag);
+  }
+  GetBlocksRequest Request(std::shared_ptr<DeviceKv> kv) {
+    GetBlocksRequest request;
+    request.keys = keys_;
+    request.device = std::move(kv);
+    return request;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Device, DeviceMemoryTest, ::testing::Values(DataPath::kDeviceMemory));
+
+// Layers are told when they have landed, not when they were enqueued.
+TEST_P(DeviceMemoryTest, LayersAreToldWhenTheyHaveLanded) {
+  PutAll();
+  GetBlocksRequest request = Request(NewKv(/*lag=*/50));
+  size_t told = 0;
+  request.on_layer = [&](uint32_t layer, size_t usable) {
+    ++told;
+    for (const PlaneSpec& plane : space_->layout().planes()) {
+      if (plane.layer != layer) continue;
+      for (size_t b = 0; b < usable; ++b) {
+        EXPECT_TRUE(got_[b][Index(plane)] == blocks_[b][Index(plane)]) << layer << " " << b;
+      }
+    }
+  };
+  EXPECT_EQ(space_->GetBlocks(request).usable, 3u);
+  EXPECT_EQ(told, kLayers);
+}
+
+// The engine's stream is busy with something else: the Get ends by its deadline, and nothing that
+// it did not finish counts.
+TEST_P(DeviceMemoryTest, AStreamThatNeverComesToTheCopiesEndsTheGet) {
+  PutAll();
+  auto kv = NewKv();
+  kv->set_stuck();
+  GetBlocksRequest request = Request(kv);
+  request.deadline = absl::Milliseconds(100);
+  const auto get = space_->GetBlocks(request);
+  EXPECT_EQ(get.usable, 0u);
+  EXPECT_EQ(get.status.code(), absl::StatusCode::kDeadlineExceeded) << get.status;
+  ExpectEverythingBack();  // in another region
+}
+
+TEST_P(DeviceMemoryTest, MoreThanTheSlotHolds) {
+  config_.staging.device_session_bytes = 2 << 20;
+  daemon_.reset();
+  StartDaemon();
+  Connect(GetParam(), Spec(CodecId::kRaw), 40);  // 10 MB, slots of one
+  PutAll();
+  ExpectEverythingBack();
+}
+
+TEST_P(DeviceMemoryTest, KvInDeviceMemoryTakesTheNextPathWithoutIt) {
+  PutAll();
+  ClientOptions options = Options(DataPath::kAuto);
+  options.gpu = std::make_shared<FakeWorkerGpu>(SideChannelUuid{'o', 't', 'h', 'e', 'r'});
+  client_ = Client::Create(options);
+  space_ = *client_->OpenSpace(Spec(CodecId::kRaw));
+  auto kv = NewKv();
+  const auto get = space_->GetBlocks(Request(kv));
+  EXPECT_EQ(get.usable, 3u) << get.status;
+  EXPECT_EQ(get.path, DataPath::kSharedMemory);
+  EXPECT_EQ(kv->from_host(), 3 * space_->layout().planes().size());
+  EXPECT_TRUE(got_ == blocks_);
+  EXPECT_THAT(std::string(client_->health().no_device_memory.message()),
+              HasSubstr("another one than the daemon's"));
+}
+
+TEST_P(DeviceMemoryTest, MemoryThatIsNotTheSameIsNotUsed) {
+  PutAll();
+  gpu_->set_blind(true);
+  client_ = Client::Create(Options(GetParam()));
+  space_ = *client_->OpenSpace(Spec(CodecId::kRaw));
+  EXPECT_EQ(space_->GetBlocks(Request(NewKv())).path, DataPath::kSharedMemory);
+  EXPECT_THAT(std::string(client_->health().no_device_memory.message()), HasSubstr("does not see"));
+}
+
+TEST_P(DeviceMemoryTest, ADaemonWithoutAGpuSaysSo) {
+  daemon_.reset();
+  config_.device = DaemonConfig::Device::kCpu;
+  StartDaemon();
+  Connect(GetParam());
+  PutAll();
+  EXPECT_EQ(space_->GetBlocks(Request(NewKv())).path, DataPath::kSharedMemory);
+  EXPECT_THAT(std::string(client_->health().no_device_memory.message()), HasSubstr("no GPU"));
+}
+
+TEST_P(DeviceMemoryTest, KvOnTheHostCannotTakeIt) {
+  ClientOptions options = Options(GetParam());
+  options.path = DataPath::kDeviceMemory;
+  client_ = Client::Create(options);
+  space_ = *client_->OpenSpace(Spec(CodecId::kRaw));
+  const auto put = space_->PutBlocks(PutRequest());
+  EXPECT_EQ(put.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(put.status.message()), HasSubstr("not in device memory"));
+}
+
+// A region a session, given back with it.
+TEST_P(DeviceMemoryTest, SessionsThatEndGiveTheirMemoryBack) {
+  PutAll();
+  config_.staging.device_budget_bytes = 2 * config_.staging.device_session_bytes;
+  daemon_.reset();
+  StartDaemon();
+  for (int i = 0; i < 20; ++i) {
+    Connect(GetParam());
+    PutAll();
+    // The daemon notices the end of the client before by itself, in its own time.
+    while (client_->health().path != DataPath::kDeviceMemory) {
+      client_ = Client::Create(Options(GetParam()));
+      space_ = *client_->OpenSpace(Spec(CodecId::kRaw));
+      space_->Lookup(keys_);
+    }
+    ExpectEverythingBack();
+    space_->DropAll().IgnoreError();
+  }
 }
 
 // ---- The choice of the path ----

@@ -32,11 +32,16 @@
 
 namespace kvstow {
 
+class DeviceKv;   // kvstow/device_kv.h
+class WorkerGpu;  // kvstow/cuda.h makes one
+
 // How bulk bytes travel.
 enum class DataPath {
   kAuto,          // the fastest that works
   kGrpc,          // in the stream: works everywhere
   kSharedMemory,  // through memory shared with a daemon on this host
+  kDeviceMemory,  // through device memory shared with a daemon on this GPU; KV in device memory
+                  // only
 };
 absl::string_view Name(DataPath path);
 
@@ -60,6 +65,8 @@ struct ClientOptions {
   ClientSecurity security;
   // A path that is named is used or the call is answered "no match"; kAuto takes the next one.
   DataPath path = DataPath::kAuto;
+  // Where the engine's KV lies, for DataPath::kDeviceMemory.
+  std::shared_ptr<WorkerGpu> gpu = {};
   // Deadlines of calls that name none. Lookup sits on the path to the first token; Put and Get move
   // gigabytes.
   absl::Duration lookup_deadline = absl::Milliseconds(50);
@@ -162,6 +169,9 @@ struct GetBlocksRequest {
   // the bytes are gone when it returns.
   std::function<void(const PlaneSpec& plane, size_t block, std::span<const std::byte> from)> take =
       {};
+  // Instead of both: the engine's KV in device memory. The copies have been done when the call
+  // returns, and those of a layer when on_layer is called.
+  std::shared_ptr<DeviceKv> device = {};
   // Optional: all planes of `layer` have been written for blocks [0, usable). Layers ascending,
   // while later layers still travel.
   std::function<void(uint32_t layer, size_t usable)> on_layer;
@@ -262,7 +272,8 @@ class Client {
     std::string instance_id;  // of the daemon
     absl::Status last_error;
     DataPath path = DataPath::kGrpc;  // what the next Put or Get would take
-    absl::Status no_shared_memory;    // why not, when it is not kSharedMemory
+    absl::Status no_shared_memory;    // why not through memory shared on the host
+    absl::Status no_device_memory;    // why not through device memory
   };
   virtual Health health() const = 0;
 };

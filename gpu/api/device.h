@@ -4,6 +4,7 @@
 // Thread safety: all methods are thread-safe and may be called from any thread.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "codec/codec.h"
+#include "codec/stored_record.h"
+#include "space/plane_layout.h"
 
 namespace kvstow::gpu {
 
@@ -21,6 +24,39 @@ struct Copy {
   std::byte* to = nullptr;
   const std::byte* from = nullptr;
   size_t bytes = 0;
+};
+
+// Device memory that other processes may map who are given its descriptor (gpu/shared_memory.h).
+// The memory goes with the last who has it mapped.
+class SharedMemory {
+ public:
+  virtual ~SharedMemory() = default;
+  virtual std::span<std::byte> bytes() const = 0;  // device addresses
+  virtual int descriptor() const = 0;              // to be passed on; stays this one's
+};
+
+// What names a GPU in every process that sees it.
+using DeviceUuid = std::array<uint8_t, 16>;
+
+// Reads planes of stored records into device memory, many at a time. One call at a time.
+class PlaneReader {
+ public:
+  enum class Form { kDecoded, kEncoded };
+  struct Plane {
+    uint32_t record = 0;      // into the records of the call
+    uint32_t plane = 0;       // as in layout.planes()
+    std::byte* to = nullptr;  // device memory, aligned to 16: the plane's raw_bytes, C order, or,
+                              // encoded, its stored bytes rounded up to 16
+    bool damaged = false;     // out
+  };
+
+  virtual ~PlaneReader() = default;
+  // Planes ascending within a record; all aligned records of the layout that the reader is for. A
+  // decoded plane whose checksum or table is wrong is marked as damaged, and none of it is written;
+  // encoded ones are copied unseen. Returns when all is there: INTERNAL when the device is lost,
+  // INVALID_ARGUMENT for what could never be read.
+  virtual absl::Status Read(std::span<const StoredRecord> records, Form form,
+                            std::span<Plane> planes) = 0;
 };
 
 class Device {
@@ -46,6 +82,16 @@ class Device {
 
   // Returns when all of them are done. Copies must not overlap.
   virtual absl::Status CopyAll(std::span<const Copy> copies) = 0;
+
+  virtual DeviceUuid uuid() const = 0;
+  // Zeros, a whole number of the device's large pages. RESOURCE_EXHAUSTED when there is not so
+  // much, UNIMPLEMENTED where the driver shares none.
+  virtual absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) = 0;
+
+  // For records of up to `max_records` a call. Takes all the memory that it will ever use; borrows
+  // the layout and the device. RESOURCE_EXHAUSTED when there is too little.
+  virtual absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
+                                                                      size_t max_records) = 0;
 
   // INTERNAL once the device or its context is lost: only a new process helps.
   virtual absl::Status health() const = 0;

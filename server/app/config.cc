@@ -51,6 +51,8 @@ eviction {
 staging {
   total: "512MiB"
   per_session: "32MiB"
+  device_total: "1GiB"
+  device_per_session: "256MiB"
 }
 )";
 
@@ -325,19 +327,38 @@ absl::Status SetEviction(const Config::Eviction& in, DaemonConfig* out) {
   return absl::OkStatus();
 }
 
+constexpr uint64_t kLargestRegion = uint64_t{4} << 30;  // places in it travel as 32 bits
+
+absl::Status SetDeviceStaging(const Config::Staging& in, DaemonConfig* out) {
+  out->staging.device_budget_bytes = 0;
+  if (in.device_total() == "none") return absl::OkStatus();
+  KVSTOW_ASSIGN_OR_RETURN(out->staging.device_budget_bytes,
+                          Size("staging.device_total", in.device_total()));
+  KVSTOW_ASSIGN_OR_RETURN(out->staging.device_session_bytes,
+                          Size("staging.device_per_session", in.device_per_session()));
+  if (out->staging.device_session_bytes > kLargestRegion) {
+    return Invalid("staging.device_per_session", "more than 4GiB");
+  }
+  if (out->staging.device_session_bytes > out->staging.device_budget_bytes) {
+    return Invalid("staging.device_per_session",
+                   "is above staging.device_total: no session would get any");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SetStaging(const Config& in, DaemonConfig* out) {
   out->staging.budget_bytes = 0;
   if (in.staging().total() == "none" || out->rpc.unix_socket.empty()) return absl::OkStatus();
   KVSTOW_ASSIGN_OR_RETURN(out->staging.budget_bytes, Size("staging.total", in.staging().total()));
   KVSTOW_ASSIGN_OR_RETURN(out->staging.session_bytes,
                           Size("staging.per_session", in.staging().per_session()));
-  constexpr uint64_t kLargest = uint64_t{4} << 30;  // places in it travel as 32 bits
-  if (out->staging.session_bytes > kLargest)
+  if (out->staging.session_bytes > kLargestRegion) {
     return Invalid("staging.per_session", "more than 4GiB");
+  }
   if (out->staging.session_bytes > out->staging.budget_bytes) {
     return Invalid("staging.per_session", "is above staging.total: no session would get any");
   }
-  return absl::OkStatus();
+  return SetDeviceStaging(in.staging(), out);
 }
 
 absl::Status CheckLogLevel(const std::string& level) {

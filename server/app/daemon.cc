@@ -16,6 +16,7 @@
 #include "server/obs/slow_call_log.h"
 #include "server/rpc/convert.h"
 #include "server/tiers/device_mover.h"
+#include "server/tiers/device_read_lanes.h"
 #include "server/tiers/host_tier.h"
 #include "space/fingerprint.h"
 #include "spdlog/spdlog.h"
@@ -60,7 +61,8 @@ struct Daemon::Parts {
   std::unique_ptr<DeviceMover> mover;  // null with one tier
   std::unique_ptr<Store> store;
   std::unique_ptr<TiledPlaneCodec> cpu_codec;
-  std::unique_ptr<BatchedPlaneCodec> gpu_codec;  // null without a GPU
+  std::unique_ptr<BatchedPlaneCodec> gpu_codec;   // null without a GPU
+  std::unique_ptr<DeviceReadLanes> device_reads;  // null without one that shares its memory
   std::unique_ptr<Service> service;
   std::unique_ptr<StagingListener> staging;  // null without
   std::unique_ptr<RpcServer> rpc;
@@ -74,6 +76,7 @@ struct Daemon::Parts {
 
   absl::Status Start(const DaemonConfig& config);
   absl::Status StartData(const DaemonConfig& config);
+  bool SharesDeviceMemory(const DaemonConfig& config) const;
   Metrics::Gauges ReadGauges() const;
   bool gpu_healthy() const;
   void TellGpuHealth();
@@ -93,6 +96,7 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   for (const Tier* tier : tiers) counted.tiers.push_back(tier->kind());
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
   if (config.staging.budget_bytes > 0) counted.data_paths.push_back("shm");
+  if (SharesDeviceMemory(config)) counted.data_paths.push_back("cuda");
   metrics = std::make_shared<Metrics>(counted);
   slow_calls = std::make_unique<SlowCallLog>(
       SlowCallLog::Options{config.slow_call, tenants->names()}, metrics.get(), &clock,
@@ -110,7 +114,16 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
     gpu_codec = std::make_unique<BatchedPlaneCodec>(codecs, cpu_codec.get(), executor.get(), &clock,
                                                     metrics.get());
   }
+  if (SharesDeviceMemory(config)) {
+    device_reads = std::make_unique<DeviceReadLanes>(gpu.device.get(), executor.get(),
+                                                     config.limits.max_blocks_per_get);
+  }
   return absl::OkStatus();
+}
+
+bool Daemon::Parts::SharesDeviceMemory(const DaemonConfig& config) const {
+  return gpu.device != nullptr && config.staging.budget_bytes > 0 &&
+         config.staging.device_budget_bytes > 0;
 }
 
 absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
@@ -119,8 +132,8 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   PlaneCodec* codec = cpu_codec.get();
   if (gpu_codec != nullptr) codec = gpu_codec.get();
   service = std::make_unique<Service>(
-      config.limits,
-      Service::Parts{store.get(), codec, executor.get(), &clock, &random, metrics.get()});
+      config.limits, Service::Parts{store.get(), codec, executor.get(), &clock, &random,
+                                    metrics.get(), device_reads.get()});
   const auto fill_stats = [this](v1::StatsResponse* out) {
     FillTotals(metrics->totals(), out);
     out->set_uptime_seconds(absl::ToDoubleSeconds(clock.Now() - started));
@@ -128,8 +141,9 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   RpcServerOptions rpc_options = config.rpc;
   // First, so that whoever finds the daemon finds its side channel.
   if (config.staging.budget_bytes > 0) {
+    gpu::Device* const shared = SharesDeviceMemory(config) ? gpu.device.get() : nullptr;
     auto listener = StagingListener::Start(config.rpc.unix_socket, config.staging, service.get(),
-                                           tenants.get(), &clock);
+                                           tenants.get(), &clock, &random, shared);
     // The side channel's path is the longer one.
     if (absl::IsInvalidArgument(listener.status())) {
       spdlog::warn("kvstowd shares no memory: {}", std::string(listener.status().message()));
@@ -137,6 +151,7 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
       KVSTOW_RETURN_IF_ERROR(listener.status());
       staging = *std::move(listener);
       rpc_options.data_paths.push_back("shm");
+      if (shared != nullptr) rpc_options.data_paths.push_back("cuda");
     }
   }
   KVSTOW_ASSIGN_OR_RETURN(
@@ -177,6 +192,7 @@ Metrics::Gauges Daemon::Parts::ReadGauges() const {
   gauges.service = service->Snapshot();
   gauges.bulk_calls = rpc->bulk_calls();
   gauges.staging_bytes = staging == nullptr ? 0 : staging->used_bytes();
+  gauges.device_staging_bytes = staging == nullptr ? 0 : staging->used_device_bytes();
   gauges.pinned_bytes = host->pinned_bytes();
   gauges.cuda_errors = gpu.device == nullptr ? 0 : gpu.device->errors();
   gauges.gpu_healthy = gpu_healthy();

@@ -88,23 +88,27 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<cons
 
 void GetCall::Open(HeldBlock& block) const {
   std::call_once(block.opened, [&] {
-    const PlaneLayout& layout = space_->layout();
-    const uint64_t size = block.pin->record_bytes();
-    block.rotary = space_->RotaryAt(block.pin->first_position());
-    const auto head =
-        BytesAt(block.pin, 0, std::min<uint64_t>(RecordIndex::BytesFor(layout), size));
-    if (!head.ok()) {
+    const auto head = BytesAt(block.pin, 0, HeadBytes(block));
+    if (head.ok()) {
+      ParseHead(block, head->bytes);
+    } else {
       block.record = head.status();
-      return;
-    }
-    block.record = RecordIndex::Parse(head->bytes, layout, space_->fingerprint());
-    if (!block.record.ok()) {
-      block.record = absl::DataLossError(block.record.status().message());
-    } else if (block.record->header().first_position != block.pin->first_position() ||
-               block.record->header().record_bytes != size) {
-      block.record = absl::DataLossError("another record lies where this one should");
     }
   });
+}
+
+uint64_t GetCall::HeadBytes(const HeldBlock& block) const {
+  return std::min<uint64_t>(RecordIndex::BytesFor(space_->layout()), block.pin->record_bytes());
+}
+
+void GetCall::ParseHead(HeldBlock& block, std::span<const std::byte> head) const {
+  block.record = RecordIndex::Parse(head, space_->layout(), space_->fingerprint());
+  if (!block.record.ok()) {
+    block.record = absl::DataLossError(block.record.status().message());
+  } else if (block.record->header().first_position != block.pin->first_position() ||
+             block.record->header().record_bytes != block.pin->record_bytes()) {
+    block.record = absl::DataLossError("another record lies where this one should");
+  }
 }
 
 void GetCall::Next(OnPlane on_plane) {
@@ -122,7 +126,21 @@ void GetCall::Next(OnPlane on_plane) {
   Deliver();
 }
 
+void GetCall::TakeReady(size_t most, std::deque<PlaneDelivery>* planes) {
+  if (session_->ended()) return;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_) return;
+    while (most > 0 && FrontReady() && !window_.empty() && !window_.front()->failed) {
+      planes->push_back(TakeFront());
+      --most;
+    }
+  }
+  Prepare();
+}
+
 void GetCall::Prepare() {
+  if (staging_.on_device()) return PrepareTurns();
   while (auto job = NextJob(Runner::kNew)) {
     Schedule(*std::move(job));
   }
@@ -217,6 +235,10 @@ void GetCall::Produce(const Job& job) {
 
 bool GetCall::IsUnwanted(const HeldBlock& block) {
   absl::MutexLock lock(&mu_);
+  return IsUnwantedLocked(block);
+}
+
+bool GetCall::IsUnwantedLocked(const HeldBlock& block) const {
   return cancelled_ || block.damaged_plane;
 }
 
@@ -243,12 +265,15 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
     slot->delivery.owner = std::move(decoded);
   }
   slot->delivery.bytes = values;
-  auto work = std::make_unique<PlaneDecodeWork>(
-      PlaneDecodeWork{.spec = &spec,
-                      .rotary = held_[held]->rotary.of_plane(plane),
-                      .encoded = encoded.bytes,
-                      .phases = &phases_,
-                      .values = values});
+  HeldBlock& block = *held_[held];
+  std::call_once(block.rotary_made,
+                 [&] { block.rotary = space_->RotaryAt(block.pin->first_position()); });
+  auto work =
+      std::make_unique<PlaneDecodeWork>(PlaneDecodeWork{.spec = &spec,
+                                                        .rotary = block.rotary.of_plane(plane),
+                                                        .encoded = encoded.bytes,
+                                                        .phases = &phases_,
+                                                        .values = values});
   PlaneDecodeWork* const todo = work.get();
   phases_.Enter(CallPhase::kQueue);
   context_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
@@ -259,19 +284,23 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
 }
 
 void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
-  bool first = false;
+  bool damaged = false;
   {
     absl::MutexLock lock(&mu_);
-    slot.failed = !status.ok();
-    if (slot.failed && !absl::IsCancelled(status)) {
-      first = !block.damaged_plane;
-      if (first) block.damaged_plane = slot.plane;
-    }
-    slot.ready = true;
+    damaged = MarkFinished(slot, block, status);
   }
-  // Two planes of one block may fail at the same time on two threads: one of them reports it.
-  if (first && absl::IsDataLoss(status)) context_.store.ReportDamage(*block.pin);
+  if (damaged) context_.store.ReportDamage(*block.pin);
   Deliver();
+}
+
+bool GetCall::MarkFinished(Slot& slot, HeldBlock& block, const absl::Status& status) {
+  slot.failed = !status.ok();
+  slot.ready = true;
+  if (status.ok() || absl::IsCancelled(status)) return false;
+  // Two planes of one block may fail at the same time on two threads: one of them reports it.
+  const bool first = !block.damaged_plane;
+  if (first) block.damaged_plane = slot.plane;
+  return first && absl::IsDataLoss(status);
 }
 
 std::shared_ptr<GetCall::Slot> GetCall::PopFront() {
@@ -289,6 +318,7 @@ bool GetCall::FrontReady() {
   while (!window_.empty() && window_.front()->ready && held_[window_.front()->held]->told) {
     const auto skipped = PopFront();
     if (skipped->piece) ring_.Give(skipped->piece->ticket);
+    lacks_room_ = false;
   }
   return window_.empty() ? AtEnd() : window_.front()->ready;
 }
@@ -308,6 +338,7 @@ PlaneDelivery GetCall::TakeFront() {
     delivery.kind = PlaneDelivery::Kind::kDamage;
     delivery.bytes = {};
     if (slot->piece) ring_.Give(slot->piece->ticket);
+    lacks_room_ = false;
   } else {
     delivery.kind = PlaneDelivery::Kind::kPlane;
     if (slot->piece) {
@@ -348,6 +379,7 @@ absl::Status GetCall::Consumed(uint64_t planes) {
     for (; consumed_ < planes; ++consumed_) {
       ring_.Give(unread_.front());
       unread_.pop_front();
+      lacks_room_ = false;
     }
     if (cancelled_ || !waiting_) return absl::OkStatus();
   }

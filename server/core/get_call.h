@@ -5,7 +5,8 @@
 // checksum is told as damage, never delivered; its block is dropped from the store.
 //
 // With a staging slot, planes are decoded straight into it; one too large for it, or in encoded
-// form, is delivered like those of a call without a slot.
+// form, is delivered like those of a call without a slot. With a slot on a device planes go there
+// many at a time, also in encoded form (device_get.cc).
 //
 // Thread safety: the transport calls Next from one thread at a time, again only after its callback
 // came; Consumed and Cancel from any. Callbacks come on executor
@@ -26,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
+#include "codec/stored_record.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
 #include "server/core/sessions.h"
@@ -64,12 +66,19 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
                                                          PlaneForm form, StagingSlot slot);
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
+  // The data path, as metrics name it.
+  const char* path() const {
+    return staging_.on_device() ? "cuda" : staging_.bytes.empty() ? "grpc" : "shm";
+  }
   // Where its time goes, from Create on; the transport enters kAdmission.
   CallPhases& phases() { return phases_; }
 
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
+  // Appends the next planes, `most` of them, as far as they are ready; what else there is to tell,
+  // damage or the end, is left to Next. Not while a Next waits.
+  void TakeReady(size_t most, std::deque<PlaneDelivery>* planes);
   // The client has read so many of the staged planes that it was given, from the first on; their
   // room is used again. INVALID_ARGUMENT for more than it was given.
   absl::Status Consumed(uint64_t planes);
@@ -85,11 +94,17 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     // Not Abseil's: it waits inside its own library, where TSan does not see it.
     std::once_flag opened;
     absl::StatusOr<RecordIndex> record;  // once opened
-    BlockRotary rotary;                  // once opened
+    std::once_flag rotary_made;          // only for planes that are decoded on the host
+    BlockRotary rotary;
     // The layout's index of the plane that was found damaged first: no use in preparing more of the
     // block. Guarded by mu_.
     std::optional<size_t> damaged_plane;
     bool told = false;  // guarded by mu_: the client knows; the rest is skipped
+    // With staging on a device: the head that `record` was read from, and the record's pieces.
+    std::vector<std::byte> head;
+    std::vector<RecordPiece> pieces;
+    bool on_device = false;
+    uint32_t stored = 0;  // which of stored_, if `record` is OK
   };
   // Bytes of a record where they lie, or a copy when they lie in pieces.
   struct RecordBytes {
@@ -121,6 +136,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void Hold(std::span<const BlockKey> keys);
   // Reads the record's header, the first time. On executor threads: it may be far away.
   void Open(HeldBlock& block) const;
+  void ParseHead(HeldBlock& block, std::span<const std::byte> head) const;
+  uint64_t HeadBytes(const HeldBlock& block) const;
   // UNAVAILABLE and the like when the tier could not be read.
   static absl::StatusOr<RecordBytes> BytesAt(const std::shared_ptr<const Store::Pin>& pin,
                                              uint64_t offset, uint64_t size);
@@ -145,18 +162,36 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
   void Produce(const Job& job);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
+  bool IsUnwantedLocked(const HeldBlock& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
   absl::StatusOr<RecordBytes> Fetch(HeldBlock& block, size_t plane) const;
   void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
   // With an error the block is told as damaged; DATA_LOSS takes it out of the store, too, CANCELLED
   // means that nobody wants it any more.
   void Finish(Slot& slot, HeldBlock& block, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  // The first part of it; true when the block is to be reported as damaged.
+  bool MarkFinished(Slot& slot, HeldBlock& block, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether a plane can be handed over, or the end be told; passes over what is skipped.
   bool FrontReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AtEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
+
+  // ---- Staging on a device ----
+  using Turn = std::vector<Job>;
+  void PrepareTurns();
+  void RunTurn();
+  // Reads every record's head, once.
+  void OpenAll();
+  void FetchHeads();
+  // The next planes there is room for, placed in the window; empty when a runner is not needed.
+  Turn NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
+  bool PlaceOnDevice(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ReadTurn(const Turn& turn);
+  void FinishTurn(std::span<const Job* const> jobs, std::span<const DeviceReads::Plane> planes,
+                  const absl::Status& read) ABSL_LOCKS_EXCLUDED(mu_);
 
   CallContext& context_;
   const std::shared_ptr<Session> session_;
@@ -167,12 +202,15 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;
   CallPhases phases_;
+  std::once_flag all_opened_;         // with staging on a device
+  std::vector<StoredRecord> stored_;  // intact ones of held_, once all are opened
 
   absl::Mutex mu_;
   // The next plane to prepare.
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
+  bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;  // a turn ended for want of room in the slot
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_

@@ -69,6 +69,10 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   ~PutCall();
 
   const std::vector<PutAnswer>& answers() const { return answers_; }
+  // The data path, as metrics name it.
+  const char* path() const {
+    return slot_.on_device() ? "cuda" : slot_.bytes.empty() ? "grpc" : "shm";
+  }
 
   // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past
   // the end of a plane or of the call, or of the wrong plane; FAILED_PRECONDITION once the session

@@ -45,7 +45,7 @@ Service::Service(ServiceLimits limits, Parts parts)
       inflight_(limits_.max_inflight_bytes),
       staged_(limits_.max_staged_bytes),
       context_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
-               *parts.stats, inflight_,    staged_},
+               *parts.stats, inflight_,    staged_,         parts.device_reads},
       hub_(limits_.watch_queue),
       sessions_(parts.random, parts.store, limits_.max_sessions, limits_.tenant_sessions) {
   context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });

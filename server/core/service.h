@@ -71,6 +71,7 @@ class Service {
     const Clock* clock;
     RandomSource* random;
     StatsSink* stats;
+    DeviceReads* device_reads = nullptr;  // null without staging on a device
   };
   // All parts outlive the Service; executor work that it scheduled must have run before it goes.
   Service(ServiceLimits limits, Parts parts);

@@ -38,37 +38,42 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Session::FindSpace(uint64_t 
 absl::StatusOr<uint32_t> Session::ShareStaging(std::shared_ptr<const StagingArea> area) {
   absl::MutexLock lock(&mu_);
   if (ended()) return absl::FailedPreconditionError("the session ended");
-  staging_.swap(area);
-  return ++region_;
+  Region& region = regions_[area->on_device() ? 1 : 0];
+  region.area.swap(area);
+  return region.name = ++regions_named_;
 }
 
-void Session::DropStaging() {
+void Session::DropStaging(bool on_device) {
   std::shared_ptr<const StagingArea> dropped;  // outside the lock
   absl::MutexLock lock(&mu_);
-  dropped = std::move(staging_);
+  dropped = std::move(regions_[on_device ? 1 : 0].area);
 }
 
 absl::StatusOr<StagingSlot> Session::Borrow(const SlotClaim& claim) const {
   absl::MutexLock lock(&mu_);
-  if (staging_ == nullptr || claim.region != region_) {
+  const Region* claimed = nullptr;
+  for (const Region& region : regions_) {
+    if (region.area != nullptr && region.name == claim.region) claimed = &region;
+  }
+  if (claimed == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(
         "this session has no staging region ", claim.region, "; ask for one on the side channel"));
   }
-  const std::span<std::byte> all = staging_->bytes();
+  const std::span<std::byte> all = claimed->area->bytes();
   if (claim.bytes < kLeastSlotBytes || claim.offset > all.size() ||
       claim.bytes > all.size() - claim.offset) {
     return absl::InvalidArgumentError(
         absl::StrCat("a staging slot of ", claim.bytes, " bytes at ", claim.offset,
                      "; it has at least ", kLeastSlotBytes, ", and the region ", all.size()));
   }
-  return StagingSlot{staging_, all.subspan(claim.offset, claim.bytes)};
+  return StagingSlot{claimed->area, all.subspan(claim.offset, claim.bytes)};
 }
 
 void Session::End() {
-  std::shared_ptr<const StagingArea> dropped;  // outside the lock
+  std::shared_ptr<const StagingArea> dropped[2];  // outside the lock
   absl::MutexLock lock(&mu_);
   ended_.store(true, std::memory_order_release);
-  dropped = std::move(staging_);
+  for (size_t i = 0; i < std::size(dropped); ++i) dropped[i] = std::move(regions_[i].area);
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::string client_name) {

@@ -37,9 +37,10 @@ class Session {
   // FAILED_PRECONDITION for a handle that this session did not open.
   absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(uint64_t handle) const;
 
-  // Takes the place of the area before; calls that borrowed from that one keep it. Returns the
-  // region that names it from now on. FAILED_PRECONDITION once the session ended.
-  void DropStaging();
+  // One area on the host and one on a device. Another takes the place of the one before; calls that
+  // borrowed from that one keep it. Returns the region that names it from now on.
+  // FAILED_PRECONDITION once the session ended.
+  void DropStaging(bool on_device);
   absl::StatusOr<uint32_t> ShareStaging(std::shared_ptr<const StagingArea> area);
   // FAILED_PRECONDITION when the session has no such region any more, INVALID_ARGUMENT for a slot
   // that is too small or leaves it.
@@ -54,8 +55,12 @@ class Session {
   std::atomic<bool> ended_{false};
   mutable absl::Mutex mu_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<const SpaceContext>> spaces_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const StagingArea> staging_ ABSL_GUARDED_BY(mu_);
-  uint32_t region_ ABSL_GUARDED_BY(mu_) = 0;  // of staging_; 0 before the first
+  struct Region {
+    uint32_t name = 0;
+    std::shared_ptr<const StagingArea> area;
+  };
+  Region regions_[2] ABSL_GUARDED_BY(mu_);  // on the host, on a device
+  uint32_t regions_named_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 class Sessions {

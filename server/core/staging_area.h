@@ -1,5 +1,6 @@
-// Memory that a session shares with its client, and the part of it that one call borrows. The
-// client may write there at any moment: whoever reads copies first and believes nothing.
+// Memory that a session shares with its client, on the host or on a device, and the part of it that
+// one call borrows. The client may write there at any moment: whoever reads copies first and
+// believes nothing.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +15,16 @@ namespace kvstow {
 class StagingArea {
  public:
   virtual ~StagingArea() = default;
+  // Device addresses, if it lies there: the host copies nothing to or from them by itself.
   virtual std::span<std::byte> bytes() const = 0;
+  virtual bool on_device() const { return false; }
 };
 
 struct StagingSlot {
   std::shared_ptr<const StagingArea> area;
   std::span<std::byte> bytes;
+
+  bool on_device() const { return area != nullptr && area->on_device(); }
 };
 
 // Smaller ones would be all bookkeeping.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
@@ -28,6 +29,13 @@ using Allocation = absl::InlinedVector<PageRun, 1>;
 struct TierUsage {
   uint64_t capacity_bytes = 0;  // the budget, physical
   uint64_t used_bytes = 0;      // physical: whole pages
+};
+
+// Where a record's bytes lie, for a device that reads them without the host's help.
+struct RecordPlace {
+  std::vector<std::span<const std::byte>> pieces;  // in order; empty: nobody but Read reaches them
+  bool on_device = false;                          // device addresses
+  bool pinned = false;                             // of host memory
 };
 
 // Thread safety: Allocate and Free are self-synchronised. Reads and writes of different allocations
@@ -55,6 +63,10 @@ class Tier {
   // Valid until Free.
   virtual std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                           uint64_t size) const = 0;
+  // Of the record's first `bytes`. Valid until Free.
+  virtual RecordPlace Locate(const Allocation& /*allocation*/, uint64_t /*bytes*/) const {
+    return {};
+  }
 };
 
 }  // namespace kvstow

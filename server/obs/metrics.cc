@@ -339,6 +339,8 @@ void Metrics::AddProcessWide() {
   sessions_ = gauge("kvstow_sessions", "Open sessions");
   bulk_calls_ = gauge("kvstow_bulk_calls", "Put and Get streams that are open");
   staging_bytes_ = gauge("kvstow_staging_bytes", "Memory shared with the sessions there are");
+  device_staging_bytes_ =
+      gauge("kvstow_device_staging_bytes", "Device memory shared with the sessions there are");
   BuildGauge()
       .Name("kvstow_build_info")
       .Help("Always 1; the labels say what runs")
@@ -486,6 +488,7 @@ void Metrics::SetGauges(const Gauges& g) const {
   sessions_->Set(static_cast<double>(g.service.sessions));
   bulk_calls_->Set(static_cast<double>(g.bulk_calls));
   staging_bytes_->Set(static_cast<double>(g.staging_bytes));
+  device_staging_bytes_->Set(static_cast<double>(g.device_staging_bytes));
   pinned_bytes_->Set(static_cast<double>(g.pinned_bytes));
   gpu_healthy_->Set(g.gpu_healthy ? 1 : 0);
   // Scrapes may overlap: of two that read the same value, one adds what the other has added.

@@ -52,6 +52,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
     // With a GPU: host memory pinned, CUDA calls that failed since the start, whether it works.
     uint64_t pinned_bytes = 0;
     uint64_t staging_bytes = 0;
+    uint64_t device_staging_bytes = 0;
     uint64_t cuda_errors = 0;
     bool gpu_healthy = false;
   };
@@ -115,7 +116,8 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   prometheus::Gauge *blocks_visible_ = nullptr, *blocks_incomplete_ = nullptr,
                     *blocks_pending_ = nullptr, *oldest_lease_ = nullptr, *queue_depth_ = nullptr,
                     *inflight_bytes_ = nullptr, *staged_bytes_ = nullptr, *sessions_ = nullptr,
-                    *bulk_calls_ = nullptr, *staging_bytes_ = nullptr;
+                    *bulk_calls_ = nullptr, *staging_bytes_ = nullptr,
+                    *device_staging_bytes_ = nullptr;
 
   mutable absl::Mutex mu_;
   std::function<Gauges()> source_ ABSL_GUARDED_BY(mu_);

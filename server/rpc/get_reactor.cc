@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -19,6 +20,8 @@ namespace {
 
 // Of one chunk, however small they are.
 constexpr int kMaxSegments = 1024;
+// Taken from the call at a time, if they are ready.
+constexpr size_t kPlanesAtOnce = 64;
 
 // A chain of single steps: ask for a plane, put it into the message, write the message when it is
 // full or its layer is, go on when it is written. So nothing but the reading of what the client has
@@ -100,8 +103,8 @@ class GetReactor final
     KVSTOW_ASSIGN_OR_RETURN(
         auto get, rpc_.service->Get(tenant(), session, request.space(), keys, layers, form, slot));
     NoteAdmission(begin);
+    UsePath(get->path());
     if (slot) {
-      UsePath("shm");
       uses_slot_ = true;
       told_when_written_ = SlotRing(slot->bytes).told_when_written();
     }
@@ -134,7 +137,16 @@ class GetReactor final
         news_.reset();
         return Write(news);
       }
-      more = Ask() && Take(std::move(answer_));
+      if (ready_.empty()) {
+        if (const auto get = this->get()) get->TakeReady(kPlanesAtOnce, &ready_);
+      }
+      if (!ready_.empty()) {
+        plane_ = std::move(ready_.front());
+        plane_offset_ = 0;
+        ready_.pop_front();
+      } else {
+        more = Ask() && Take(std::move(answer_));
+      }
     }
   }
 
@@ -298,6 +310,7 @@ class GetReactor final
   size_t told_when_written_ = SIZE_MAX;
   uint32_t layer_ = 0;  // of what was collected
   grpc::ByteBuffer outgoing_;
+  std::deque<PlaneDelivery> ready_;
   std::optional<PlaneDelivery> plane_;
   size_t plane_offset_ = 0;
   std::vector<OutgoingPiece> chunk_;

@@ -84,7 +84,7 @@ class PutReactor final
                                     announce.has_slot() ? std::optional(FromProto(announce.slot()))
                                                         : std::nullopt));
     NoteAdmission(begin);
-    if (announce.has_slot()) UsePath("shm");
+    UsePath(put->path());
     v1::PutResponse response;
     ToProto(put->answers(), response.mutable_answers());
     absl::MutexLock lock(&mu_);

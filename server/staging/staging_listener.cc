@@ -28,28 +28,47 @@ class SharedArea final : public StagingArea {
   const std::shared_ptr<ByteBudget> budget_;
 };
 
+class DeviceArea final : public StagingArea {
+ public:
+  DeviceArea(std::unique_ptr<gpu::SharedMemory> memory, uint64_t charged,
+             std::shared_ptr<ByteBudget> budget)
+      : memory_(std::move(memory)), charged_(charged), budget_(std::move(budget)) {}
+  ~DeviceArea() override {
+    memory_.reset();
+    budget_->Give(charged_);
+  }
+
+  std::span<std::byte> bytes() const override { return memory_->bytes(); }
+  bool on_device() const override { return true; }
+  int descriptor() const { return memory_->descriptor(); }
+
+ private:
+  std::unique_ptr<gpu::SharedMemory> memory_;
+  const uint64_t charged_;
+  const std::shared_ptr<ByteBudget> budget_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StagingListener>> StagingListener::Start(
     const std::string& unix_socket, StagingOptions options, Service* service,
-    const Tenants* tenants, const Clock* clock) {
+    const Tenants* tenants, const Clock* clock, RandomSource* random, gpu::Device* device) {
   const std::string path = SideChannelPath(unix_socket);
   KVSTOW_ASSIGN_OR_RETURN(OwnedFd listener, ListenSideChannel(path));
   OwnedFd stop(eventfd(0, EFD_CLOEXEC));
   if (!stop) return absl::ErrnoToStatus(errno, "eventfd");
-  return std::unique_ptr<StagingListener>(new StagingListener(
-      path, std::move(listener), std::move(stop), options, service, tenants, clock));
+  return std::unique_ptr<StagingListener>(
+      new StagingListener(path, std::move(listener), std::move(stop), options,
+                          Parts{service, tenants, clock, random, device}));
 }
 
 StagingListener::StagingListener(std::string path, OwnedFd listener, OwnedFd stop,
-                                 StagingOptions options, Service* service, const Tenants* tenants,
-                                 const Clock* clock)
+                                 StagingOptions options, Parts parts)
     : path_(std::move(path)),
       options_(options),
-      service_(service),
-      tenants_(tenants),
-      clock_(clock),
+      parts_(parts),
       budget_(std::make_shared<ByteBudget>(options.budget_bytes)),
+      device_budget_(std::make_shared<ByteBudget>(options.device_budget_bytes)),
       listener_(std::move(listener)),
       stop_(std::move(stop)),
       thread_([this] { Loop(); }) {}
@@ -64,7 +83,7 @@ StagingListener::~StagingListener() {
 void StagingListener::Loop() {
   while (Wait()) {
     Accept();
-    std::erase_if(guests_, [this](const Guest& guest) { return Serve(guest); });
+    std::erase_if(guests_, [this](Guest& guest) { return Serve(guest); });
   }
 }
 
@@ -91,7 +110,7 @@ void StagingListener::Accept() {
       if (errno != EAGAIN) Rest();
       return;
     }
-    guests_.push_back({std::move(connection), clock_->Now()});
+    guests_.push_back({std::move(connection), parts_.clock->Now()});
   }
 }
 
@@ -100,26 +119,44 @@ void StagingListener::Rest() {
   poll(&stop, 1, 100);
 }
 
-bool StagingListener::Serve(const Guest& guest) {
+bool StagingListener::Serve(Guest& guest) {
+  return guest.unproved ? ServeProof(guest) : ServeRequest(guest);
+}
+
+bool StagingListener::ServeRequest(Guest& guest) {
   auto request = ReceiveRequest(guest.connection);
-  if (!request.ok()) {
-    SendRefusal(guest.connection, request.status());
-    return true;
+  if (request.ok() && !*request) return parts_.clock->Now() - guest.since >= options_.patience;
+  absl::Status status = request.status();
+  if (status.ok()) {
+    status = (*request)->gpu ? GrantOnDevice(guest, **request) : Grant(guest, **request);
   }
-  if (!*request) return clock_->Now() - guest.since >= options_.patience;
-  Grant(guest, **request);
+  if (!status.ok()) SendRefusal(guest.connection, status);
+  return !guest.unproved;
+}
+
+bool StagingListener::ServeProof(Guest& guest) {
+  auto word = ReceiveProof(guest.connection);
+  if (word.ok() && !*word) return parts_.clock->Now() - guest.since >= options_.proof_patience;
+  absl::Status status = word.status();
+  if (status.ok()) status = Prove(*guest.unproved, **word);
+  if (status.ok()) {
+    auto region = guest.unproved->session->ShareStaging(guest.unproved->area);
+    status = region.status();
+    if (region.ok()) SendProved(guest.connection, {*region, guest.unproved->area->bytes().size()});
+  }
+  if (!status.ok()) SendRefusal(guest.connection, status);
   return true;
 }
 
 absl::StatusOr<std::shared_ptr<Session>> StagingListener::FindSession(
     const Guest& guest, const StagingRequest& request) const {
-  KVSTOW_ASSIGN_OR_RETURN(auto session, service_->FindSession(SessionId{request.session}));
+  KVSTOW_ASSIGN_OR_RETURN(auto session, parts_.service->FindSession(SessionId{request.session}));
   ucred peer{};
   socklen_t size = sizeof(peer);
   if (getsockopt(guest.connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
     return absl::ErrnoToStatus(errno, "who is there");
   }
-  if (!tenants_->MayStage(session->tenant(), peer.uid)) {
+  if (!parts_.tenants->MayStage(session->tenant(), peer.uid)) {
     return absl::PermissionDeniedError(
         absl::StrCat("user ", peer.uid,
                      " may not share memory with this tenant's sessions; add it "
@@ -128,29 +165,68 @@ absl::StatusOr<std::shared_ptr<Session>> StagingListener::FindSession(
   return session;
 }
 
-void StagingListener::Grant(const Guest& guest, const StagingRequest& request) {
-  const auto grant = [&]() -> absl::Status {
-    KVSTOW_ASSIGN_OR_RETURN(auto session, FindSession(guest, request));
-    const uint64_t bytes = std::min(request.bytes, options_.session_bytes);
-    if (bytes == 0) return absl::InvalidArgumentError("a request for 0 bytes of staging");
-    // First, so that what takes its place need not fit beside it.
-    session->DropStaging();
-    if (bytes > budget_->limit() || !budget_->TryTake(bytes)) {
-      return absl::ResourceExhaustedError(absl::StrCat("sessions share ", budget_->used(), " of ",
-                                                       budget_->limit(),
-                                                       " bytes of staging; raise staging"));
-    }
-    auto made = SharedRegion::Create(bytes);
-    if (!made.ok()) {
-      budget_->Give(bytes);
-      return made.status();
-    }
-    auto area = std::make_shared<SharedArea>(std::move(made->first), budget_);
-    KVSTOW_ASSIGN_OR_RETURN(uint32_t region, session->ShareStaging(std::move(area)));
-    SendGrant(guest.connection, {.region = region, .bytes = bytes}, made->second);
-    return absl::OkStatus();
-  };
-  if (absl::Status s = grant(); !s.ok()) SendRefusal(guest.connection, s);
+absl::Status StagingListener::TakeBytes(ByteBudget* budget, uint64_t bytes,
+                                        absl::string_view setting) {
+  if (bytes == 0) return absl::InvalidArgumentError("a request for 0 bytes of staging");
+  if (bytes <= budget->limit() && budget->TryTake(bytes)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("sessions share ", budget->used(), " of ",
+                                                   budget->limit(), " bytes; raise ", setting));
+}
+
+absl::Status StagingListener::Grant(const Guest& guest, const StagingRequest& request) {
+  KVSTOW_ASSIGN_OR_RETURN(auto session, FindSession(guest, request));
+  const uint64_t bytes = std::min(request.bytes, options_.session_bytes);
+  // First, so that what takes its place need not fit beside it.
+  session->DropStaging(/*on_device=*/false);
+  KVSTOW_RETURN_IF_ERROR(TakeBytes(budget_.get(), bytes, "staging.total"));
+  auto made = SharedRegion::Create(bytes);
+  if (!made.ok()) {
+    budget_->Give(bytes);
+    return made.status();
+  }
+  auto area = std::make_shared<SharedArea>(std::move(made->first), budget_);
+  KVSTOW_ASSIGN_OR_RETURN(uint32_t region, session->ShareStaging(std::move(area)));
+  SendGrant(guest.connection, {.region = region, .bytes = bytes}, made->second.get());
+  return absl::OkStatus();
+}
+
+absl::Status StagingListener::GrantOnDevice(Guest& guest, const StagingRequest& request) {
+  KVSTOW_ASSIGN_OR_RETURN(auto session, FindSession(guest, request));
+  if (parts_.device == nullptr) {
+    return absl::UnavailableError("the daemon uses no GPU, or shares none of its memory");
+  }
+  if (*request.gpu != parts_.device->uuid()) {
+    return absl::FailedPreconditionError("the worker's GPU is another one than the daemon's");
+  }
+  session->DropStaging(/*on_device=*/true);
+  const uint64_t bytes = std::min(request.bytes, options_.device_session_bytes);
+  KVSTOW_RETURN_IF_ERROR(TakeBytes(device_budget_.get(), bytes, "staging.device_total"));
+  auto made = parts_.device->Share(bytes);
+  if (!made.ok()) {
+    device_budget_->Give(bytes);
+    return made.status();
+  }
+  auto area = std::make_shared<DeviceArea>(*std::move(made), bytes, device_budget_);
+  Unproved unproved{std::move(session), area, {}};
+  parts_.random->Fill(std::as_writable_bytes(std::span(unproved.probe.bytes)));
+  const gpu::Copy write{area->bytes().data(),
+                        reinterpret_cast<const std::byte*>(unproved.probe.bytes.data()),
+                        unproved.probe.bytes.size()};
+  KVSTOW_RETURN_IF_ERROR(parts_.device->CopyAll({&write, 1}));
+  SendProbe(guest.connection, area->bytes().size(), unproved.probe, area->descriptor());
+  guest.unproved = std::move(unproved);
+  guest.since = parts_.clock->Now();
+  return absl::OkStatus();
+}
+
+absl::Status StagingListener::Prove(const Unproved& unproved, const absl::Status& word) const {
+  KVSTOW_RETURN_IF_ERROR(word);
+  StagingProbe found;
+  const gpu::Copy read{reinterpret_cast<std::byte*>(found.bytes.data()),
+                       unproved.area->bytes().data() + found.bytes.size(), found.bytes.size()};
+  KVSTOW_RETURN_IF_ERROR(parts_.device->CopyAll({&read, 1}));
+  if (found == unproved.probe.Answer()) return absl::OkStatus();
+  return absl::FailedPreconditionError("the daemon does not see what the worker wrote");
 }
 
 }  // namespace kvstow

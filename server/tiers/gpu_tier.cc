@@ -41,4 +41,9 @@ absl::Status GpuTier::Read(const Allocation& allocation, uint64_t offset,
   return device_.CopyAll(copies);
 }
 
+RecordPlace GpuTier::Locate(const Allocation& allocation, uint64_t bytes) const {
+  const auto pieces = Pieces(allocation, bytes);
+  return {{pieces.begin(), pieces.end()}, /*on_device=*/true, /*pinned=*/false};
+}
+
 }  // namespace kvstow

@@ -33,6 +33,7 @@ class GpuTier : public PagedTier {
   std::span<const std::byte> View(const Allocation&, uint64_t, uint64_t) const override {
     return {};
   }
+  RecordPlace Locate(const Allocation& allocation, uint64_t bytes) const override;
 
  private:
   GpuTier(gpu::Device* device, std::byte* base, uint32_t pages)

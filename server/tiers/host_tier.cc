@@ -92,4 +92,14 @@ std::span<const std::byte> HostTier::View(const Allocation& allocation, uint64_t
   return view;
 }
 
+RecordPlace HostTier::Locate(const Allocation& allocation, uint64_t bytes) const {
+  const auto pieces = Pieces(allocation, bytes);
+  // Pinning goes from front to back.
+  const std::byte* const end_of_pinned = base() + pinned_bytes();
+  const bool pinned = std::all_of(pieces.begin(), pieces.end(), [&](std::span<std::byte> piece) {
+    return piece.data() + piece.size() <= end_of_pinned;
+  });
+  return {{pieces.begin(), pieces.end()}, /*on_device=*/false, pinned};
+}
+
 }  // namespace kvstow

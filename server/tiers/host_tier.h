@@ -49,9 +49,11 @@ class HostTier : public PagedTier {
                     std::span<std::byte> out) const override;
   std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                   uint64_t size) const override;
+  RecordPlace Locate(const Allocation& allocation, uint64_t bytes) const override;
 
  private:
-  HostTier(std::byte* base, uint32_t pages) : PagedTier(base, pages) {}
+  // What is pinned in two calls cannot be copied in one.
+  HostTier(std::byte* base, uint32_t pages) : PagedTier(base, pages, kPinBytes) {}
   void Pin();
 
   gpu::Device* device_ = nullptr;

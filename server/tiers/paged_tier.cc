@@ -20,8 +20,11 @@ absl::StatusOr<uint32_t> PagedTier::PagesOf(absl::string_view tier, uint64_t cap
                                                  " and less than 2^32 pages are needed"));
 }
 
-PagedTier::PagedTier(std::byte* base, uint32_t pages)
-    : base_(base), capacity_bytes_(pages * kPageBytes), pages_(pages, kSlabBytes / kPageBytes) {}
+PagedTier::PagedTier(std::byte* base, uint32_t pages, uint64_t copy_unit)
+    : base_(base),
+      capacity_bytes_(pages * kPageBytes),
+      copy_unit_(copy_unit == 0 ? capacity_bytes_ : copy_unit),
+      pages_(pages, kSlabBytes / kPageBytes) {}
 
 TierUsage PagedTier::usage() const {
   absl::MutexLock lock(&mu_);
@@ -55,7 +58,15 @@ void PagedTier::Free(const Allocation& allocation) {
 std::vector<std::span<std::byte>> PagedTier::Pieces(const Allocation& allocation,
                                                     uint64_t bytes) const {
   std::vector<std::span<std::byte>> pieces;
-  ForPieces(allocation, 0, bytes, [&](std::byte* at, uint64_t n) { pieces.emplace_back(at, n); });
+  ForPieces(allocation, 0, bytes, [&](std::byte* at, uint64_t n) {
+    while (n > 0) {
+      const auto from_base = static_cast<uint64_t>(at - base_);
+      const uint64_t part = std::min(n, copy_unit_ - from_base % copy_unit_);
+      pieces.emplace_back(at, part);
+      at += part;
+      n -= part;
+    }
+  });
   return pieces;
 }
 

@@ -27,15 +27,17 @@ class PagedTier : public Tier {
   absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
   void Free(const Allocation& allocation) override;
 
-  // Where the first `bytes` of a record lie, in order: addresses in the tier's own memory.
+  // Where the first `bytes` of a record lie, in order: addresses in the tier's own memory, each of
+  // which one copy can take.
   std::vector<std::span<std::byte>> Pieces(const Allocation& allocation, uint64_t bytes) const;
 
  protected:
   // The whole pages of a capacity. INVALID_ARGUMENT when there is none, or more than 32 bits count.
   static absl::StatusOr<uint32_t> PagesOf(absl::string_view tier, uint64_t capacity_bytes);
 
-  // `base` need not be memory that the host can address.
-  PagedTier(std::byte* base, uint32_t pages);
+  // `base` need not be memory that the host can address. No copy may cross a multiple of
+  // `copy_unit`, counted from there; 0: any may.
+  PagedTier(std::byte* base, uint32_t pages, uint64_t copy_unit = 0);
 
   // Calls visit(address, length) for each piece of [offset, offset + size) of the record, in order.
   template <typename Visit>
@@ -62,6 +64,7 @@ class PagedTier : public Tier {
   // Constant after construction.
   std::byte* const base_;
   const uint64_t capacity_bytes_;
+  const uint64_t copy_unit_;
 
   mutable absl::Mutex mu_;
   SlabAllocator pages_ ABSL_GUARDED_BY(mu_);

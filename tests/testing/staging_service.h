@@ -47,7 +47,7 @@ class StagingListenerTest : public ::testing::Test {
                                 .max_connections = 8,
                                 .patience = absl::Milliseconds(200)};
   std::unique_ptr<StagingListener> listener_ =
-      *StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_);
+      *StagingListener::Start(socket_, options_, &service_, tenants_.get(), &clock_, &random_);
 };
 
 }  // namespace kvstow::testing

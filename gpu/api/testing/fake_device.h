@@ -1,11 +1,19 @@
 // A device made of host memory and the CPU codec, that fails when told to. Thread-safe.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <vector>
 
+#include "codec/plane.h"
+#include "codec/rotary_table.h"
 #include "gpu/api/device.h"
 
 namespace kvstow::gpu {
@@ -45,6 +53,18 @@ class FakeDevice : public Device {
     for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     return absl::OkStatus();
   }
+  DeviceUuid uuid() const override { return {'f', 'a', 'k', 'e'}; }
+  // A memfd, which a worker of the same kind maps.
+  absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override {
+    if (auto s = Check(); !s.ok()) return s;
+    if (bytes > memory_) return Count(absl::ResourceExhaustedError("out of device memory"));
+    return std::unique_ptr<SharedMemory>(new FakeSharedMemory(bytes));
+  }
+  absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
+                                                              size_t /*max_records*/) override {
+    if (auto s = Check(); !s.ok()) return s;
+    return std::unique_ptr<PlaneReader>(new FakePlaneReader(this, layout));
+  }
   absl::Status health() const override {
     return lost_ ? absl::InternalError("device lost") : absl::OkStatus();
   }
@@ -67,6 +87,68 @@ class FakeDevice : public Device {
 
    private:
     FakeDevice& device_;
+  };
+
+  class FakeSharedMemory final : public SharedMemory {
+   public:
+    explicit FakeSharedMemory(size_t bytes) : descriptor_(memfd_create("kvstow-fake-gpu", 0)) {
+      if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) std::abort();
+      void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
+      if (at == MAP_FAILED) std::abort();
+      bytes_ = {static_cast<std::byte*>(at), bytes};
+    }
+    ~FakeSharedMemory() override {
+      munmap(bytes_.data(), bytes_.size());
+      close(descriptor_);
+    }
+    std::span<std::byte> bytes() const override { return bytes_; }
+    int descriptor() const override { return descriptor_; }
+
+   private:
+    const int descriptor_;
+    std::span<std::byte> bytes_;
+  };
+
+  class FakePlaneReader final : public PlaneReader {
+   public:
+    FakePlaneReader(FakeDevice* device, const PlaneLayout& layout)
+        : device_(*device), layout_(layout) {}
+    absl::Status Read(std::span<const StoredRecord> records, Form form,
+                      std::span<Plane> planes) override {
+      if (auto s = device_.Check(); !s.ok()) return s;
+      for (Plane& plane : planes) {
+        if (auto s = ReadPlane(records[plane.record], form, &plane); !s.ok()) return s;
+      }
+      return absl::OkStatus();
+    }
+
+   private:
+    absl::Status ReadPlane(const StoredRecord& record, Form form, Plane* plane) const {
+      const DirectoryEntry& entry = record.index->planes()[plane->plane];
+      std::vector<std::byte> whole;
+      for (const RecordPiece& piece : record.pieces) {
+        whole.insert(whole.end(), piece.data, piece.data + piece.size);
+      }
+      const auto stored = std::span(whole).subspan(entry.offset, entry.bytes);
+      if (form == Form::kEncoded) {
+        std::copy(stored.begin(), stored.end(), plane->to);
+        return absl::OkStatus();
+      }
+      const PlaneSpec& spec = layout_.planes()[plane->plane];
+      std::optional<RotaryTable> rotary;
+      if (spec.rotary != nullptr) {
+        rotary.emplace(RotaryOffsets(*spec.rotary, spec.tokens),
+                       record.index->header().first_position);
+      }
+      plane->damaged = !CheckPlane(entry, stored).ok() ||
+                       !DecodePlane(*CpuCodec(), spec, rotary ? &*rotary : nullptr, stored,
+                                    {plane->to, spec.raw_bytes})
+                            .ok();
+      return absl::OkStatus();
+    }
+
+    FakeDevice& device_;
+    const PlaneLayout& layout_;
   };
 
   absl::Status Count(absl::Status status) {

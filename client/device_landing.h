@@ -1,0 +1,53 @@
+// Planes of a Get on their way from a slot in device memory to the engine's pages: collects what a
+// message names, has it copied, and tells when it has been, so that the daemon gets the room back
+// and the worker its layers.
+//
+// Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "client/deadline.h"
+#include "client/get_assembly.h"
+#include "client/get_message.h"
+#include "client/kvstow/device_kv.h"
+
+namespace kvstow::client {
+
+class DeviceLanding {
+ public:
+  // Both outlive it.
+  DeviceLanding(DeviceKv* kv, const Deadline& deadline) : kv_(*kv), deadline_(deadline) {}
+
+  void Add(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
+    batch_.push_back({&plane, block, bytes});
+  }
+  // Has what was added copied. `received` and `read`: where the Get is with it.
+  absl::Status Launch(const GetAssembly::Position& received, const StagedCount& read);
+  // Waits until no more than `batches` of them are on their way. DEADLINE_EXCEEDED.
+  absl::Status AwaitAllBut(size_t batches);
+
+  // What has landed.
+  const GetAssembly::Position& position() const { return landed_.received; }
+  const StagedCount& read() const { return landed_.read; }
+
+ private:
+  struct Batch {
+    uint64_t mark = 0;
+    GetAssembly::Position received;
+    StagedCount read;
+  };
+  absl::Status Await(uint64_t mark);
+
+  DeviceKv& kv_;
+  const Deadline& deadline_;
+  std::vector<ArrivedPlane> batch_;
+  std::deque<Batch> flying_;
+  Batch landed_;
+};
+
+}  // namespace kvstow::client

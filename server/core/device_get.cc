@@ -1,0 +1,174 @@
+// A Get whose staging lies on a device: in turns of many planes instead of plane by plane.
+#include <utility>
+
+#include "codec/plane.h"
+#include "server/core/get_call.h"
+
+namespace kvstow {
+namespace {
+
+// Raw bytes of one turn, about: enough to fill a device, little enough that another lane's turn has
+// something to overlap with and the reader does not wait for its first planes.
+constexpr size_t kTurnBytes = size_t{64} << 20;
+
+}  // namespace
+
+void GetCall::PrepareTurns() {
+  size_t wanted = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || held_.empty() || lacks_room_ || next_plane_ == planes_.size()) return;
+    wanted = context_.device_reads->lanes() - runners_;
+    runners_ += wanted;
+  }
+  for (; wanted > 0; --wanted) {
+    phases_.Enter(CallPhase::kQueue);
+    context_.device_reads->Schedule([self = shared_from_this()] {
+      self->phases_.Leave(CallPhase::kQueue);
+      self->RunTurn();
+    });
+  }
+}
+
+void GetCall::RunTurn() {
+  OpenAll();
+  const Turn turn = NextTurn();
+  if (!turn.empty()) {
+    ReadTurn(turn);
+    Deliver();
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    --runners_;
+  }
+  // As another turn, so that what other Gets scheduled meanwhile goes between.
+  PrepareTurns();
+}
+
+void GetCall::OpenAll() {
+  std::call_once(all_opened_, [this] {
+    const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+    std::vector<bool> pinned;
+    for (const auto& block : held_) {
+      const RecordPlace place = block->pin->Locate();
+      for (const auto& piece : place.pieces) block->pieces.push_back({piece.data(), piece.size()});
+      block->on_device = place.on_device;
+      pinned.push_back(place.pinned);
+      if (!place.on_device) Open(*block);
+    }
+    FetchHeads();
+    for (size_t i = 0; i < held_.size(); ++i) {
+      HeldBlock& block = *held_[i];
+      if (!block.record.ok()) continue;
+      block.stored = static_cast<uint32_t>(stored_.size());
+      stored_.push_back({&*block.record, block.on_device, pinned[i], block.pieces});
+    }
+  });
+}
+
+// Of the records on the device, all with one wait.
+void GetCall::FetchHeads() {
+  std::vector<DeviceReads::Fetched> pieces;
+  for (const auto& held : held_) {
+    HeldBlock& block = *held;
+    if (!block.on_device) continue;
+    block.head.resize(HeadBytes(block));
+    std::span<std::byte> left = block.head;
+    for (const RecordPiece& piece : block.pieces) {
+      const size_t bytes = std::min(piece.size, left.size());
+      if (bytes > 0) pieces.push_back({left.data(), piece.data, bytes});
+      left = left.subspan(bytes);
+    }
+  }
+  if (pieces.empty()) return;
+  const absl::Status fetched = context_.device_reads->Fetch(pieces);
+  for (const auto& held : held_) {
+    HeldBlock& block = *held;
+    if (!block.on_device) continue;
+    std::call_once(block.opened, [&] {
+      if (fetched.ok()) {
+        ParseHead(block, block.head);
+      } else {
+        block.record = fetched;
+      }
+    });
+  }
+}
+
+GetCall::Turn GetCall::NextTurn() {
+  Turn turn;
+  absl::MutexLock lock(&mu_);
+  size_t bytes = 0;
+  while (!cancelled_ && next_plane_ < planes_.size() && bytes < kTurnBytes) {
+    Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
+    Slot& slot = *job.slot;
+    const PlaneSpec& spec = space_->layout().planes()[job.plane];
+    slot.held = job.held;
+    slot.plane = job.plane;
+    slot.delivery.block = held_[job.held]->index;
+    slot.delivery.layer = spec.layer;
+    slot.delivery.plane_kind = spec.kind;
+    if (!PlaceOnDevice(job)) {
+      lacks_room_ = true;
+      break;
+    }
+    if (++next_block_ == held_.size()) {
+      next_block_ = 0;
+      ++next_plane_;
+    }
+    bytes += spec.raw_bytes;
+    window_.push_back(job.slot);
+    turn.push_back(std::move(job));
+  }
+  return turn;
+}
+
+// False when there is no room now. What gets no piece, being too large or of a damaged record, is
+// prepared like a plane of a call without a slot.
+bool GetCall::PlaceOnDevice(const Job& job) {
+  const HeldBlock& block = *held_[job.held];
+  if (!block.record.ok() || IsUnwantedLocked(block)) return true;
+  size_t bytes = space_->layout().planes()[job.plane].raw_bytes;
+  if (form_ == PlaneForm::kEncoded) bytes = block.record->planes()[job.plane].bytes;
+  if (!ring_.fits(bytes)) return true;
+  job.slot->piece = ring_.Take(bytes);
+  job.slot->delivery.bytes =
+      job.slot->piece ? StagedBytes(*job.slot, bytes) : std::span<std::byte>();
+  return job.slot->piece.has_value();
+}
+
+void GetCall::ReadTurn(const Turn& turn) {
+  std::vector<DeviceReads::Plane> planes;
+  std::vector<const Job*> jobs;  // of `planes`
+  for (const Job& job : turn) {
+    if (!job.slot->piece) {
+      Produce(job);
+      continue;
+    }
+    planes.push_back({held_[job.held]->stored, static_cast<uint32_t>(job.plane),
+                      staging_.bytes.data() + job.slot->piece->offset});
+    jobs.push_back(&job);
+  }
+  if (planes.empty()) return;
+  phases_.Enter(CallPhase::kCodec);
+  const absl::Status read = context_.device_reads->Read(space_, stored_, form_, planes);
+  phases_.Leave(CallPhase::kCodec);
+  FinishTurn(jobs, planes, read);
+}
+
+void GetCall::FinishTurn(std::span<const Job* const> jobs,
+                         std::span<const DeviceReads::Plane> planes, const absl::Status& read) {
+  std::vector<const HeldBlock*> damaged;
+  {
+    absl::MutexLock lock(&mu_);
+    for (size_t i = 0; i < planes.size(); ++i) {
+      HeldBlock& block = *held_[jobs[i]->held];
+      absl::Status status = read;
+      if (planes[i].damaged) status = absl::DataLossError("the plane failed its checksum");
+      if (MarkFinished(*jobs[i]->slot, block, status)) damaged.push_back(&block);
+    }
+  }
+  for (const HeldBlock* block : damaged) context_.store.ReportDamage(*block->pin);
+}
+
+}  // namespace kvstow

@@ -1,0 +1,92 @@
+#include "server/tiers/device_read_lanes.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/core/get_call.h"
+
+namespace kvstow {
+
+void DeviceReadLanes::Schedule(absl::AnyInvocable<void()> turn) {
+  {
+    absl::MutexLock lock(&mu_);
+    waiting_.push_back(std::move(turn));
+    if (running_ == kLanes) return;
+    ++running_;
+    ++coming_;
+  }
+  executor_.Schedule(WorkPriority::kGet, [this] { RunNext(); });
+}
+
+void DeviceReadLanes::RunNext() {
+  absl::AnyInvocable<void()> turn;
+  {
+    absl::MutexLock lock(&mu_);
+    --coming_;
+    turn = std::move(waiting_.front());
+    waiting_.pop_front();
+  }
+  turn();
+  turn = nullptr;  // before the lane is free: it may hold the last reference to its call
+  {
+    absl::MutexLock lock(&mu_);
+    // Each that is coming has its turn.
+    if (waiting_.size() == coming_) {
+      --running_;
+      return;
+    }
+    ++coming_;
+  }
+  executor_.Schedule(WorkPriority::kGet, [this] { RunNext(); });
+}
+
+DeviceReadLanes::Reader* DeviceReadLanes::Take(const SpaceContext& space) {
+  absl::MutexLock lock(&mu_);
+  Reader* best = nullptr;
+  for (Reader& reader : readers_) {
+    if (reader.in_use) continue;
+    const bool fits = reader.reader != nullptr && reader.space.get() == &space;
+    if (best == nullptr || fits || (best->space.get() != &space && reader.reader == nullptr)) {
+      best = &reader;
+    }
+    if (fits) break;
+  }
+  // There is one: no more turns run than there are readers.
+  best->in_use = true;
+  return best;
+}
+
+absl::Status DeviceReadLanes::Read(const std::shared_ptr<const SpaceContext>& space,
+                                   std::span<const StoredRecord> records, PlaneForm form,
+                                   std::span<Plane> planes) {
+  Reader& lane = *Take(*space);
+  absl::Status status;
+  if (lane.reader == nullptr || lane.space != space) {
+    lane.reader = nullptr;  // first: its memory may be what the next one needs
+    lane.space = space;
+    auto made = device_.NewPlaneReader(space->layout(), max_records_);
+    status = made.status();
+    if (made.ok()) lane.reader = *std::move(made);
+  }
+  if (status.ok()) {
+    using Form = gpu::PlaneReader::Form;
+    std::vector<gpu::PlaneReader::Plane> wanted;
+    wanted.reserve(planes.size());
+    for (const Plane& plane : planes) wanted.push_back({plane.record, plane.plane, plane.to});
+    status = lane.reader->Read(
+        records, form == PlaneForm::kEncoded ? Form::kEncoded : Form::kDecoded, wanted);
+    for (size_t i = 0; i < planes.size(); ++i) planes[i].damaged = wanted[i].damaged;
+  }
+  absl::MutexLock lock(&mu_);
+  lane.in_use = false;
+  return status;
+}
+
+absl::Status DeviceReadLanes::Fetch(std::span<const Fetched> pieces) {
+  std::vector<gpu::Copy> copies;
+  copies.reserve(pieces.size());
+  for (const Fetched& piece : pieces) copies.push_back({piece.to, piece.from, piece.bytes});
+  return device_.CopyAll(copies);
+}
+
+}  // namespace kvstow
