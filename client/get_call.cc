@@ -24,7 +24,7 @@ v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, 
   open.set_space(handle.space);
   open.set_keys(ToBytes(std::span(request.keys).first(blocks)));
   for (uint32_t layer : request.layers) open.add_layers(layer);
-  open.set_form(v1::GetRequest::FORM_DECODED);
+  open.set_form(v1::FORM_DECODED);
   if (slot) *open.mutable_slot() = slot->Claim();
   return message;
 }

@@ -291,8 +291,12 @@ RecordBuilder::RecordBuilder(const PlaneLayout& layout, const Fingerprint& finge
     : head_(layout, fingerprint, first_position), planes_(layout.planes().size()) {}
 
 void RecordBuilder::SetPlane(size_t index, EncodedPlane plane) {
-  head_.SetPlane(index,
-                 {static_cast<uint32_t>(plane.bytes.size()), Crc32c(plane.bytes), plane.report});
+  const uint32_t crc32c = Crc32c(plane.bytes);
+  SetPlane(index, std::move(plane), crc32c);
+}
+
+void RecordBuilder::SetPlane(size_t index, EncodedPlane plane, uint32_t crc32c) {
+  head_.SetPlane(index, {static_cast<uint32_t>(plane.bytes.size()), crc32c, plane.report});
   plane.bytes.resize(RoundUp(plane.bytes.size()));
   planes_[index] = std::move(plane);
 }

@@ -208,6 +208,7 @@ void GetCall::Produce(const Job& job) {
     Finish(*slot, block, encoded.status());
   } else if (form_ == PlaneForm::kEncoded) {
     slot->delivery.bytes = encoded->bytes;
+    slot->delivery.crc32c = block.record->planes()[plane].crc32c;
     slot->delivery.owner = std::move(encoded->owner);
     Finish(*slot, block, absl::OkStatus());
   } else {

@@ -28,13 +28,12 @@
 #include "codec/record.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
+#include "server/core/plane_segment.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 #include "staging/slot_ring.h"
 
 namespace kvstow {
-
-enum class PlaneForm { kDecoded, kEncoded };
 
 struct GetAnswer {
   bool found = false;
@@ -49,6 +48,7 @@ struct PlaneDelivery {
   uint32_t layer = 0;
   PlaneKind plane_kind = PlaneKind::kK;
   std::span<const std::byte> bytes;   // of kPlane
+  std::optional<uint32_t> crc32c;     // of an encoded plane's bytes
   std::shared_ptr<const void> owner;  // keeps `bytes` where they are
   std::optional<uint32_t> staged_at;  // where in the call's slot they lie, if they do
 };

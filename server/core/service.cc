@@ -164,16 +164,18 @@ absl::StatusOr<Service::Caller> Service::FindCaller(TenantId tenant, const Sessi
   return caller;
 }
 
-absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(TenantId tenant, const SessionId& session,
-                                                      uint64_t space,
-                                                      std::vector<BlockIntent> intents,
-                                                      absl::Duration ttl,
-                                                      const std::optional<SlotClaim>& slot) {
+absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(
+    TenantId tenant, const SessionId& session, uint64_t space, std::vector<BlockIntent> intents,
+    absl::Duration ttl, const std::optional<SlotClaim>& slot, PlaneForm form) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
   KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  PutForm put_form{.form = form};
+  if (form == PlaneForm::kEncoded) {
+    random_->Fill(std::as_writable_bytes(std::span(&put_form.sample_seed, 1)));
+  }
   return PutCall::Create(context_, std::move(caller.session), std::move(caller.space),
-                         std::move(intents), ttl, std::move(caller.slot));
+                         std::move(intents), ttl, std::move(caller.slot), put_form);
 }
 
 absl::StatusOr<std::shared_ptr<GetCall>> Service::Get(

@@ -106,7 +106,8 @@ class Service {
   absl::StatusOr<std::shared_ptr<PutCall>> Put(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::vector<BlockIntent> intents,
                                                absl::Duration ttl,
-                                               const std::optional<SlotClaim>& slot = {});
+                                               const std::optional<SlotClaim>& slot = {},
+                                               PlaneForm form = PlaneForm::kDecoded);
   absl::StatusOr<std::shared_ptr<GetCall>> Get(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::span<const BlockKey> keys,
                                                std::span<const uint32_t> layers, PlaneForm form,
