@@ -4,8 +4,8 @@
 // Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
 // checksum is told as damage, never delivered; its block is dropped from the store.
 //
-// With a staging slot, planes are decoded straight into it; one too large for it, or in encoded
-// form, is delivered like those of a call without a slot.
+// With a staging slot, planes are decoded straight into it, or copied there in encoded form; one
+// too large for it is delivered like those of a call without a slot.
 //
 // Thread safety: the transport calls Next from one thread at a time, again only after its callback
 // came; Consumed and Cancel from any. Callbacks come on executor
@@ -102,7 +102,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
     size_t held = 0;                       // whose plane it is
     size_t plane = 0;                      // which of the layout's
-    size_t bytes = 0;                      // raw, of the plane
+    size_t bytes = 0;                      // that it counts in the window
     bool ready = false;
     bool failed = false;
   };
@@ -115,6 +115,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
         form_(form),
         staging_(std::move(slot)),
         phases_(context.clock),
+        records_(form == PlaneForm::kEncoded && !staging_.bytes.empty() ? Records::kUnopened
+                                                                        : Records::kOpened),
         ring_(staging_.bytes.size()) {}
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
@@ -139,9 +141,17 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   enum class Runner { kNew, kRunning };
   std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Finds the plane its place in the staging slot, where there is one that could hold it; false
-  // when there is no room now.
-  bool Place(const PlaneSpec& spec, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
+  // them; false when there is no room now.
+  bool Place(size_t bytes, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Encoded planes have their sizes in their records, so these are opened before any is placed.
+  // False once they are.
+  bool MustOpenFirst() ABSL_LOCKS_EXCLUDED(mu_);
+  void OpenAll();
+  // What the plane takes in the form that travels; its raw size where that is not known.
+  size_t PlacedBytes(const Job& job) const;
+  void DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
+                      RecordBytes encoded);
   std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
   void Produce(const Job& job);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
@@ -173,6 +183,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
+  enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_
