@@ -17,14 +17,14 @@ namespace {
 using Slot = std::optional<StagingLink::Slot>;
 
 v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, size_t blocks,
-                    const Slot& slot) {
+                    const Slot& slot, v1::Form form) {
   v1::GetRequest message;
   v1::GetRequest::Open& open = *message.mutable_open();
   open.set_session_id(handle.session_id);
   open.set_space(handle.space);
   open.set_keys(ToBytes(std::span(request.keys).first(blocks)));
   for (uint32_t layer : request.layers) open.add_layers(layer);
-  open.set_form(v1::FORM_DECODED);
+  open.set_form(form);
   if (slot) *open.mutable_slot() = slot->Claim();
   return message;
 }
@@ -79,15 +79,19 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
 }  // namespace
 
 Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
-               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
                const GetBlocksRequest& request, size_t blocks, GetBlocksResult* result) {
   result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
-  absl::StatusOr<GetAssembly> assembly = GetAssembly::Create(layout, request, blocks);
+  absl::StatusOr<GetAssembly> assembly =
+      GetAssembly::Create(layout, request, blocks, coder, terms.deadline);
   if (!assembly.ok()) return Judge(assembly.status());
   const absl::Duration budget = terms.deadline.remaining();
   BulkStream stream(terms, "Get");
   // What may go wrong here shows in reading.
-  if (stream.Write(Serialize(Open(handle, request, blocks, slot))) && !slot) stream.WritesDone();
+  const v1::Form form = coder == nullptr ? v1::FORM_DECODED : v1::FORM_ENCODED;
+  if (stream.Write(Serialize(Open(handle, request, blocks, slot, form))) && !slot) {
+    stream.WritesDone();
+  }
   absl::Status read = ReadAll(&stream, slot, terms.deadline, &*assembly);
   // For a call that was left early; harmless for one that ended by itself.
   if (!read.ok() || (assembly->hopeless() && !assembly->found_nothing())) stream.Cancel();

@@ -40,10 +40,12 @@ absl::Status GivenUp() { return absl::CancelledError("the call was given up"); }
 
 }  // namespace
 
-RemoteSpace::RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout)
+RemoteSpace::RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout,
+                         std::shared_ptr<SpaceCoder> coder)
     : link_(std::move(link)),
       layout_(std::move(layout)),
-      fingerprint_(FingerprintOf(layout_.spec())) {}
+      fingerprint_(FingerprintOf(layout_.spec())),
+      coder_(std::move(coder)) {}
 
 std::vector<BlockKey> RemoteSpace::Keys(std::span<const uint32_t> tokens,
                                         const PromptContext& context,
@@ -193,8 +195,8 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     }
     auto slot = link_->BorrowSlot(handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
-    return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), layout_,
-                  request, blocks, &result);
+    return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
+                  layout_, request, blocks, &result);
   });
   for (const PutBlocksResult::Block& block : result.blocks) {
     result.stored += block.outcome == PutBlocksResult::Outcome::kStored;
@@ -212,8 +214,8 @@ GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline
     const size_t blocks = std::min<size_t>(request.keys.size(), handle.max_blocks_per_get);
     auto slot = link_->BorrowSlot(handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
-    return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), layout_, request,
-                  blocks, &result);
+    return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
+                  layout_, request, blocks, &result);
   });
   return result;
 }

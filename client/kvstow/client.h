@@ -32,6 +32,8 @@
 
 namespace kvstow {
 
+class PlaneCoder;
+
 // How bulk bytes travel.
 enum class DataPath {
   kAuto,          // the fastest that works
@@ -60,6 +62,8 @@ struct ClientOptions {
   ClientSecurity security;
   // A path that is named is used or the call is answered "no match"; kAuto takes the next one.
   DataPath path = DataPath::kAuto;
+  // Codes KV in this process (kvstow/coding.h); null: the daemon does.
+  std::shared_ptr<PlaneCoder> coder = nullptr;
   // Deadlines of calls that name none. Lookup sits on the path to the first token; Put and Get move
   // gigabytes.
   absl::Duration lookup_deadline = absl::Milliseconds(50);
@@ -144,7 +148,7 @@ struct PutBlocksResult {
   };
   std::vector<Block> blocks;  // one a key
   size_t stored = 0, existed = 0;
-  uint64_t sent_bytes = 0;    // raw KV that travelled
+  uint64_t sent_bytes = 0;    // KV that travelled: raw, or encoded where the worker codes
   uint64_t record_bytes = 0;  // what it takes stored
   Fidelity k, v;              // pooled over the stored blocks
   LeaseHandle lease = 0;
@@ -170,9 +174,10 @@ struct GetBlocksRequest {
 
 struct GetBlocksResult {
   // keys[0, usable) were written completely, every plane checked against its checksum. Whatever was
-  // written for later blocks is not to be used. DATA_LOSS: the daemon found a block damaged.
+  // written for later blocks is not to be used. DATA_LOSS: a block was found damaged, by the daemon
+  // or, where the worker codes, on its arrival.
   size_t usable = 0;
-  uint64_t received_bytes = 0;
+  uint64_t received_bytes = 0;      // KV that travelled: raw, or encoded where the worker codes
   DataPath path = DataPath::kAuto;  // the one taken; kAuto when no call was made
   absl::Status status;
 };
