@@ -90,7 +90,8 @@ bool ChunkWriter::EnsureBuffer() {
   return true;
 }
 
-bool ChunkWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) {
+bool ChunkWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+                         const v1::PlaneDeclaration* declared) {
   for (size_t offset = 0; offset < bytes.size();) {
     if (!EnsureBuffer()) return false;
     const size_t length = std::min(bytes.size() - offset, max_chunk_bytes_ - used_);
@@ -102,6 +103,7 @@ bool ChunkWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const
     segment->set_offset(offset);
     segment->set_length(length);
     segment->set_plane_bytes(bytes.size());
+    if (offset == 0 && declared != nullptr) *segment->mutable_declared() = *declared;
     used_ += length;
     offset += length;
   }

@@ -32,7 +32,8 @@ class ChunkWriter : public PlaneWriter {
   ~ChunkWriter() override;
 
   // Copies one whole plane, sending chunks as they fill. False once the stream is broken.
-  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) override;
+  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+              const v1::PlaneDeclaration* declared = nullptr) override;
   bool Flush() override;
 
   uint64_t bytes_sent() const override { return bytes_sent_; }

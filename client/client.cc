@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "client/daemon_link.h"
+#include "client/kvstow/coding.h"
 #include "client/remote_space.h"
 
 namespace kvstow {
@@ -21,7 +22,13 @@ class RemoteClient : public Client {
   absl::StatusOr<std::shared_ptr<Space>> OpenSpace(SpaceSpec spec, Shard shard) override {
     auto layout = PlaneLayout::Create(std::move(spec), std::move(shard));
     if (!layout.ok()) return layout.status();
-    return std::make_shared<client::RemoteSpace>(link_, *std::move(layout));
+    std::shared_ptr<SpaceCoder> coder;
+    if (PlaneCoder* device = link_->options().coder.get(); device != nullptr) {
+      auto made = device->ForSpace(layout->spec(), layout->shard());
+      if (!made.ok()) return made.status();
+      coder = *std::move(made);
+    }
+    return std::make_shared<client::RemoteSpace>(link_, *std::move(layout), std::move(coder));
   }
 
   void Release(LeaseHandle lease) override {

@@ -7,7 +7,7 @@
 
 namespace kvstow::client {
 
-absl::Status DeviceLanding::Launch(const GetAssembly::Position& received, const StagedCount& read) {
+absl::Status DeviceLanding::Launch(const GetAssembly::Place& received, const StagedCount& read) {
   if (!batch_.empty()) {
     const absl::Status scattered = kv_.Scatter(batch_);
     batch_.clear();

@@ -23,22 +23,22 @@ class DeviceLanding {
   // Both outlive it.
   DeviceLanding(DeviceKv* kv, const Deadline& deadline) : kv_(*kv), deadline_(deadline) {}
 
-  void Add(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
-    batch_.push_back({&plane, block, bytes});
-  }
+  void Add(const ArrivedPlane& plane) { batch_.push_back(plane); }
   // Has what was added copied. `received` and `read`: where the Get is with it.
-  absl::Status Launch(const GetAssembly::Position& received, const StagedCount& read);
+  absl::Status Launch(const GetAssembly::Place& received, const StagedCount& read);
   // Waits until no more than `batches` of them are on their way. DEADLINE_EXCEEDED.
   absl::Status AwaitAllBut(size_t batches);
 
+  // Found in what has landed, or will.
+  std::vector<DamagedArrival> TakeDamage() { return kv_.TakeDamage(); }
   // What has landed.
-  const GetAssembly::Position& position() const { return landed_.received; }
+  const GetAssembly::Place& place() const { return landed_.received; }
   const StagedCount& read() const { return landed_.read; }
 
  private:
   struct Batch {
     uint64_t mark = 0;
-    GetAssembly::Position received;
+    GetAssembly::Place received;
     StagedCount read;
   };
   absl::Status Await(uint64_t mark);

@@ -1,11 +1,11 @@
 #include "client/get_assembly.h"
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/kvstow/device_kv.h"
+#include "client/stopwatch.h"
 
 namespace kvstow::client {
 namespace {
@@ -40,7 +40,8 @@ absl::Status CheckLayers(const std::vector<uint32_t>& asked, const std::vector<u
 }  // namespace
 
 absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
-                                                const GetBlocksRequest& request, size_t blocks) {
+                                                const GetBlocksRequest& request, size_t blocks,
+                                                SpaceCoder* coder, const Deadline& deadline) {
   const int targets =
       (request.destination ? 1 : 0) + (request.take ? 1 : 0) + (request.device != nullptr ? 1 : 0);
   if (targets != 1) {
@@ -48,7 +49,8 @@ absl::StatusOr<GetAssembly> GetAssembly::Create(const PlaneLayout& layout,
         "GetBlocks needs a destination, a take or a device, one of them");
   }
   if (absl::Status s = CheckLayers(request.layers, layout.layers()); !s.ok()) return s;
-  GetAssembly assembly(request, blocks);
+  GetAssembly assembly(layout, request, blocks, deadline);
+  if (coder != nullptr) assembly.line_ = std::make_unique<DecodeLine>(coder);
   for (size_t i = 0; i < layout.layers().size(); ++i) {
     const bool wanted =
         request.layers.empty() ||
@@ -68,9 +70,12 @@ absl::Status GetAssembly::OnAnswers(const v1::GetResponse::Answers& answers) {
     return Broken(absl::StrCat(answers.answers_size(), " answers to ", blocks_, " keys"));
   }
   answered_ = true;
+  if (line_ != nullptr) positions_.resize(blocks_);
   for (size_t b = 0; b < blocks_; ++b) {
     if (!answers.answers(b).found()) continue;
     if (bound_ == b) ++bound_;
+    first_positions_[b] = answers.answers(b).first_position();
+    if (line_ != nullptr) positions_[b] = line_->coder().At(answers.answers(b).first_position());
     found_.push_back(b);
   }
   if (found_.empty()) received_.plane = planes_.size();
@@ -82,14 +87,37 @@ absl::Status GetAssembly::OnDamage(const v1::GetResponse::Damage& damage) {
   if (!std::binary_search(found_.begin(), found_.end(), damage.block())) {
     return Broken(absl::StrCat("damage in block ", damage.block(), ", which it does not have"));
   }
-  damaged_[damage.block()] = true;
-  bound_ = std::min<size_t>(bound_, damage.block());
-  if (damage_.ok()) {
-    damage_ = absl::DataLossError(absl::StrCat("block ", damage.block(), " was damaged in layer ",
-                                               damage.layer(), "; the daemon dropped it"));
-  }
+  NoteDamage(damage.block(),
+             absl::DataLossError(absl::StrCat("block ", damage.block(), " was damaged in layer ",
+                                              damage.layer(), "; the daemon dropped it")));
   ReportLayers();
   return absl::OkStatus();
+}
+
+void GetAssembly::NoteDamage(size_t block, absl::Status damage) {
+  damaged_[block] = true;
+  bound_ = std::min(bound_, block);
+  if (damage_.ok()) damage_ = std::move(damage);
+}
+
+GetAssembly::Place GetAssembly::written() const {
+  if (line_ != nullptr && !line_->empty()) return {line_->front().index, line_->front().slot};
+  return land_ ? landed_ : received_;
+}
+
+void GetAssembly::LandWith(Land land, bool encoded) {
+  land_ = std::move(land);
+  land_encoded_ = encoded;
+}
+
+void GetAssembly::Landed(const Place& place) {
+  landed_ = place;
+  ReportLayers();
+}
+
+void GetAssembly::OnLandedDamage(size_t block, const PlaneSpec& plane) {
+  NoteDamage(block, absl::DataLossError(
+                        absl::StrCat("block ", block, " arrived damaged in layer ", plane.layer)));
 }
 
 void GetAssembly::NextPlane() {
@@ -110,14 +138,33 @@ absl::Status GetAssembly::CheckSegment(const v1::Segment& segment) const {
   if (!Names(segment, plane, found_[received_.slot]) || segment.offset() != offset_) {
     return Broken(absl::StrCat("out of order: ", Describe(segment)));
   }
-  if (segment.plane_bytes() != plane.raw_bytes) {
-    return Broken(absl::StrCat("a plane of ", segment.plane_bytes(), " bytes instead of ",
-                               plane.raw_bytes, ": ", Describe(segment)));
-  }
-  if (segment.length() == 0 || segment.length() > plane.raw_bytes - offset_) {
+  if (absl::Status s = CheckPlaneBytes(segment); !s.ok()) return s;
+  if (segment.length() == 0 || segment.length() > segment.plane_bytes() - offset_) {
     return Broken(absl::StrCat("beyond the plane: ", Describe(segment)));
   }
   return absl::OkStatus();
+}
+
+absl::Status GetAssembly::CheckPlaneBytes(const v1::Segment& segment) const {
+  const PlaneSpec& plane = *planes_[received_.plane];
+  if (segment.has_declared() != (encoded() && offset_ == 0)) {
+    return Broken(absl::StrCat(
+        encoded() ? "an encoded plane without its checksum: " : "encoded, and not asked for so: ",
+        Describe(segment)));
+  }
+  size_t least = plane.raw_bytes, most = plane.raw_bytes;
+  if (land_encoded_) {
+    least = 1;
+    most = MostEncodedBytes(plane);
+  } else if (encoded() && offset_ == 0) {
+    least = 1;
+    most = line_->coder().MaxEncodedBytes(static_cast<size_t>(&plane - layout_.planes().data()));
+  } else if (encoded()) {
+    least = most = plane_bytes_;
+  }
+  if (segment.plane_bytes() >= least && segment.plane_bytes() <= most) return absl::OkStatus();
+  return Broken(absl::StrCat("a plane of ", segment.plane_bytes(), " bytes instead of ", most, ": ",
+                             Describe(segment)));
 }
 
 absl::Status GetAssembly::Begin(const v1::Segment& segment) {
@@ -128,38 +175,70 @@ absl::Status GetAssembly::Begin(const v1::Segment& segment) {
   if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
   if (absl::Status s = CheckSegment(segment); !s.ok()) return s;
   destination_ = {};
+  arriving_ = nullptr;
+  plane_bytes_ = segment.plane_bytes();
   // Blocks behind a gap cannot be used; their bytes go nowhere.
   if (segment.block() >= bound_) return absl::OkStatus();
-  return AskDestination(*planes_[received_.plane], segment.block());
+  absl::Status asked = AskDestination(*planes_[received_.plane], segment.block());
+  if (line_ != nullptr && !destination_.empty()) BeginEncoded(segment);
+  return asked;
 }
 
-absl::Status GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes,
-                               bool in_place) {
-  if (in_place && land_) {
-    land_(plane, block, bytes);
-    return absl::OkStatus();
-  }
-  const std::span<const std::byte> values(bytes, plane.raw_bytes);
-  const auto start = std::chrono::steady_clock::now();
-  absl::Status status;
-  if (request_.device) {
-    status = request_.device->ScatterFromHost(plane, block, values);
+void GetAssembly::BeginEncoded(const v1::Segment& segment) {
+  arriving_ = std::make_unique<DecodeLine::Plane>();
+  arriving_->index = received_.plane;
+  arriving_->slot = received_.slot;
+  arriving_->bytes.resize(segment.plane_bytes());
+  SpaceCoder::DecodeJob& job = arriving_->job;
+  job.plane = static_cast<size_t>(planes_[received_.plane] - layout_.planes().data());
+  job.positions = positions_[segment.block()];
+  job.crc32c = segment.declared().crc32c();
+  if (takes()) {
+    arriving_->scratch.resize(planes_[received_.plane]->raw_bytes);
+    job.values = arriving_->scratch;
   } else {
-    request_.take(plane, block, values);
+    job.values = destination_;
   }
-  callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
-  return status;
+}
+
+absl::Status GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
+  const Stopwatch stopwatch(&callback_time_);
+  const std::span<const std::byte> values(bytes, plane.raw_bytes);
+  if (request_.device) return request_.device->ScatterFromHost(plane, block, values);
+  request_.take(plane, block, values);
+  return absl::OkStatus();
+}
+
+absl::Status GetAssembly::LandPlane(const v1::Segment& segment, const std::byte* in_place) {
+  if (segment.length() != plane_bytes_) {
+    return Broken(absl::StrCat("part of a plane in device memory: ", Describe(segment)));
+  }
+  if (destination_.empty()) return absl::OkStatus();  // not wanted
+  ArrivedPlane arrived;
+  arrived.plane = planes_[received_.plane];
+  arrived.index = static_cast<size_t>(arrived.plane - layout_.planes().data());
+  arrived.block = segment.block();
+  arrived.bytes = in_place;
+  if (land_encoded_) {
+    arrived.encoded_bytes = plane_bytes_;
+    arrived.crc32c = segment.declared().crc32c();
+    arrived.first_position = first_positions_[segment.block()];
+  }
+  land_(arrived);
+  return absl::OkStatus();
 }
 
 absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
   if (takes()) {
+    // Encoded planes have each their own: several are under way at a time.
     scratch_.resize(plane.raw_bytes);
     destination_ = scratch_;
     return absl::OkStatus();
   }
-  const auto start = std::chrono::steady_clock::now();
-  destination_ = request_.destination(plane, block);
-  callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
+  {
+    const Stopwatch stopwatch(&callback_time_);
+    destination_ = request_.destination(plane, block);
+  }
   if (destination_.empty() || destination_.size() == plane.raw_bytes) return absl::OkStatus();
   const size_t size = destination_.size();
   destination_ = {};
@@ -173,58 +252,84 @@ absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
   if (at_end()) return Broken(absl::StrCat("more than was asked for: ", Describe(segment)));
   absl::Status s = segment.offset() == 0 ? Begin(segment) : CheckSegment(segment);
   if (!s.ok()) return s;
-  const PlaneSpec& plane = *planes_[received_.plane];
-  const bool taken = takes() && !destination_.empty();
-  const bool whole = in_place != nullptr && segment.length() == plane.raw_bytes;
-  if (land_ && in_place != nullptr && !whole) {
-    return Broken(absl::StrCat("part of a plane in device memory: ", Describe(segment)));
-  }
+  const bool lands = land_ && in_place != nullptr;
+  const bool whole = in_place != nullptr && segment.length() == plane_bytes_;
+  if (land_encoded_ && !lands) return Broken("an encoded plane outside of device memory");
   std::byte* to = nullptr;
-  if (!destination_.empty() && !(taken && whole)) to = destination_.data() + offset_;
+  if (arriving_ != nullptr) {
+    to = arriving_->bytes.data() + offset_;
+  } else if (line_ == nullptr && !lands && !destination_.empty() && !(takes() && whole)) {
+    to = destination_.data() + offset_;
+  }
   if (!read(to, segment.length())) return Broken("a chunk shorter than its segments");
   received_bytes_ += segment.length();
   offset_ += segment.length();
-  if (offset_ < plane.raw_bytes) return absl::OkStatus();
-  if (taken) {
-    s = Take(plane, found_[received_.slot], whole ? in_place : scratch_.data(), whole);
-    if (!s.ok()) return s;
+  if (lands) {
+    s = LandPlane(segment, in_place);
+  } else if (offset_ < plane_bytes_) {
+    return absl::OkStatus();
+  } else if (line_ == nullptr && takes() && !destination_.empty()) {
+    s = Take(*planes_[received_.plane], found_[received_.slot], whole ? in_place : scratch_.data());
   }
+  if (!s.ok()) return s;
+  if (arriving_ != nullptr) line_->Add(std::move(arriving_));
   NextPlane();
+  if (line_ != nullptr) return TakeDecoded(Wait::kForRoom);
   ReportLayers();
   return absl::OkStatus();
 }
 
-void GetAssembly::Landed(const Position& position) {
-  landed_ = position;
+absl::Status GetAssembly::TakeDecoded(Wait wait) {
+  while (!line_->empty() && (wait == Wait::kForAll || line_->front_ready() || line_->full())) {
+    std::unique_ptr<DecodeLine::Plane> decoded;
+    {
+      const Stopwatch stopwatch(&callback_time_);  // nobody's time but the worker's own
+      decoded = line_->TakeFront(deadline_);
+    }
+    if (decoded == nullptr) return absl::DeadlineExceededError("Get ran out of time for decoding");
+    if (!decoded->status.ok() && !absl::IsDataLoss(decoded->status)) return decoded->status;
+    if (absl::Status s = OnDecoded(*decoded); !s.ok()) return s;
+  }
   ReportLayers();
+  return absl::OkStatus();
+}
+
+absl::Status GetAssembly::OnDecoded(const DecodeLine::Plane& decoded) {
+  const size_t block = found_[decoded.slot];
+  if (!decoded.status.ok()) {
+    NoteDamage(block, absl::DataLossError(absl::StrCat(
+                          "block ", block, " arrived damaged: ", decoded.status.message())));
+  } else if (takes() && block < bound_) {
+    return Take(*planes_[decoded.index], block, decoded.scratch.data());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status GetAssembly::OnEnd() {
   if (!answered_) return Broken("it ended before the answers");
   SkipDamaged();
   if (!at_end()) return Broken("it ended before the last plane");
-  return absl::OkStatus();
+  return line_ == nullptr ? absl::OkStatus() : TakeDecoded(Wait::kForAll);
 }
 
 size_t GetAssembly::usable() const {
   if (!answered_) return 0;
-  if (there().plane == planes_.size()) return bound_;
+  const Place at = written();
+  if (at.plane == planes_.size()) return bound_;
   // Layer-major order: blocks become complete in the last plane only. Up to bound_ slots and blocks
   // are the same thing.
-  return there().plane + 1 == planes_.size() ? std::min(there().slot, bound_) : 0;
+  return at.plane + 1 == planes_.size() ? std::min(at.slot, bound_) : 0;
 }
 
 void GetAssembly::ReportLayers() {
   while (bound_ > 0 && layers_reported_ < layer_end_.size()) {
     const size_t last_plane = layer_end_[layers_reported_] - 1;
-    if (there().plane < last_plane || (there().plane == last_plane && there().slot < bound_)) {
-      return;
-    }
+    const Place at = written();
+    if (at.plane < last_plane || (at.plane == last_plane && at.slot < bound_)) return;
     ++layers_reported_;
     if (!request_.on_layer) continue;
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch stopwatch(&callback_time_);
     request_.on_layer(planes_[last_plane]->layer, bound_);
-    callback_time_ += absl::FromChrono(std::chrono::steady_clock::now() - start);
   }
 }
 

@@ -195,7 +195,7 @@ TEST_F(GetAssemblyTest, EarlyEndCountsCompleteBlocksOnly) {
   std::vector<v1::GetResponse> all = Whole({0, 1, 2});
   for (size_t i = 0; i < all.size(); ++i) {
     EXPECT_EQ(assembly_->usable(), i < 10 ? 0u : i - 9) << i;
-    EXPECT_EQ(GetAssembly(*assembly_).OnEnd().code(), absl::StatusCode::kInternal) << i;
+    EXPECT_EQ(assembly_->OnEnd().code(), absl::StatusCode::kInternal) << i;
     SendAll({all[i]});
   }
   EXPECT_EQ(assembly_->usable(), 3u);

@@ -1,5 +1,6 @@
 #include "client/get_call.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -18,14 +19,14 @@ namespace {
 using Slot = std::optional<StagingLink::Slot>;
 
 v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, size_t blocks,
-                    const Slot& slot) {
+                    const Slot& slot, v1::Form form) {
   v1::GetRequest message;
   v1::GetRequest::Open& open = *message.mutable_open();
   open.set_session_id(handle.session_id);
   open.set_space(handle.space);
   open.set_keys(ToBytes(std::span(request.keys).first(blocks)));
   for (uint32_t layer : request.layers) open.add_layers(layer);
-  open.set_form(v1::GetRequest::FORM_DECODED);
+  open.set_form(form);
   if (slot) *open.mutable_slot() = slot->Claim();
   return message;
 }
@@ -34,7 +35,7 @@ v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, 
 // broken, or over, shows in reading.
 class ConsumedTeller {
  public:
-  // What has not landed yet counts as held back, too: with device memory half as much is.
+  // What has not landed yet is held back, too: with device memory half as much more is.
   ConsumedTeller(BulkStream* stream, const Slot& slot)
       : stream_(stream), worth_(slot ? SlotRing(slot->bytes().size()).told_when_read() : 0) {
     if (slot && slot->on_device()) worth_ /= 2;
@@ -63,7 +64,10 @@ absl::Status Land(size_t flying, const StagedCount& read, GetAssembly* assembly,
                   DeviceLanding* landing) {
   if (absl::Status s = landing->Launch(assembly->received(), read); !s.ok()) return s;
   if (absl::Status s = landing->AwaitAllBut(flying); !s.ok()) return s;
-  assembly->Landed(landing->position());
+  for (const DamagedArrival& damage : landing->TakeDamage()) {
+    assembly->OnLandedDamage(damage.block, *damage.plane);
+  }
+  assembly->Landed(landing->place());
   return absl::OkStatus();
 }
 
@@ -94,6 +98,16 @@ DataPath PathOf(const Slot& slot) {
   return slot->on_device() ? DataPath::kDeviceMemory : DataPath::kSharedMemory;
 }
 
+// Whether planes are to stay encoded until they are in the worker's own hands on the device: all of
+// them must find room in the slot, since what is decoded there cannot come by another way.
+bool DecodesOnDevice(const Slot& slot, const PlaneLayout& layout, const GetBlocksRequest& request) {
+  if (!slot || !slot->on_device() || !request.device->decodes()) return false;
+  const SlotRing ring(slot->bytes().size());
+  return std::all_of(layout.planes().begin(), layout.planes().end(), [&](const PlaneSpec& plane) {
+    return ring.fits(GetAssembly::MostEncodedBytes(plane));
+  });
+}
+
 // What the assembly and the transport say together.
 absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* assembly) {
   if (!read.ok()) return read;
@@ -107,22 +121,27 @@ absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* a
 }  // namespace
 
 Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
-               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
                const GetBlocksRequest& request, size_t blocks, GetBlocksResult* result) {
   result->path = PathOf(slot);
-  absl::StatusOr<GetAssembly> assembly = GetAssembly::Create(layout, request, blocks);
+  if (result->path == DataPath::kDeviceMemory) coder = nullptr;  // of KV on the host
+  absl::StatusOr<GetAssembly> assembly =
+      GetAssembly::Create(layout, request, blocks, coder, terms.deadline);
   if (!assembly.ok()) return Judge(assembly.status());
   const absl::Duration budget = terms.deadline.remaining();
   std::optional<DeviceLanding> landing;
+  const bool lands_encoded = DecodesOnDevice(slot, layout, request);
   if (slot && slot->on_device()) {
     landing.emplace(request.device.get(), terms.deadline);
-    assembly->LandWith([&](const PlaneSpec& plane, size_t block, const std::byte* bytes) {
-      landing->Add(plane, block, bytes);
-    });
+    assembly->LandWith([&](const ArrivedPlane& plane) { landing->Add(plane); }, lands_encoded);
   }
   BulkStream stream(terms, "Get");
   // What may go wrong here shows in reading.
-  if (stream.Write(Serialize(Open(handle, request, blocks, slot))) && !slot) stream.WritesDone();
+  const bool encoded = coder != nullptr || lands_encoded;
+  const v1::Form form = encoded ? v1::FORM_ENCODED : v1::FORM_DECODED;
+  if (stream.Write(Serialize(Open(handle, request, blocks, slot, form))) && !slot) {
+    stream.WritesDone();
+  }
   absl::Status read =
       ReadAll(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr);
   // For a call that was left early; harmless for one that ended by itself.

@@ -7,6 +7,9 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kvstow/v1/kvstow.pb.h"
 #include "space/plane_layout.h"
 
 namespace kvstow::client {
@@ -16,9 +19,10 @@ class PlaneWriter {
  public:
   virtual ~PlaneWriter() = default;
 
-  // Takes one whole plane, by copy, in the order of the wire contract. False once the stream is
-  // broken.
-  virtual bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) = 0;
+  // Takes one whole plane, by copy, in the order of the wire contract; `declared` where `bytes` are
+  // its encoded form. False once the stream is broken, or where problem() says what else is.
+  virtual bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+                      const v1::PlaneDeclaration* declared = nullptr) = 0;
   // The same for a plane that `fill` writes, raw_bytes long, once, where there is room for it; when
   // `fill` returns false nothing is taken and nor does this.
   using FillPlane = absl::FunctionRef<bool(std::span<std::byte> to)>;
@@ -30,6 +34,9 @@ class PlaneWriter {
   virtual bool Flush() = 0;
 
   virtual uint64_t bytes_sent() const = 0;
+  virtual absl::Status problem() const { return absl::OkStatus(); }
+  // Time that was nobody's but this process's own.
+  virtual absl::Duration waited() const { return absl::ZeroDuration(); }
 };
 
 }  // namespace kvstow::client

@@ -1,7 +1,6 @@
 #include "client/put_call.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -9,8 +8,10 @@
 #include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
 #include "client/convert.h"
+#include "client/encoding_writer.h"
 #include "client/serialize.h"
 #include "client/staged_writer.h"
+#include "client/stopwatch.h"
 #include "kvstow/v1/kvstow.pb.h"
 
 namespace kvstow::client {
@@ -24,12 +25,13 @@ absl::Status Broken(absl::string_view what) {
 
 v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
                         const PutBlocksRequest& request, size_t blocks,
-                        const std::optional<StagingLink::Slot>& slot) {
+                        const std::optional<StagingLink::Slot>& slot, v1::Form form) {
   v1::PutRequest message;
   v1::PutRequest::Announce* announce = message.mutable_announce();
   announce->set_session_id(handle.session_id);
   announce->set_space(handle.space);
   if (slot) *announce->mutable_slot() = slot->Claim();
+  announce->set_form(form);
   announce->set_ttl_ms(std::max<int64_t>(absl::ToInt64Milliseconds(request.ttl), 0));
   for (size_t b = 0; b < blocks; ++b) {
     v1::BlockIntent* intent = announce->add_blocks();
@@ -44,23 +46,13 @@ v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
   return message;
 }
 
-// Adds the time of its life to `total`.
-class Stopwatch {
- public:
-  explicit Stopwatch(absl::Duration* total) : total_(total) {}
-  ~Stopwatch() { *total_ += absl::FromChrono(std::chrono::steady_clock::now() - start_); }
-
- private:
-  absl::Duration* const total_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
 class PutCall {
  public:
-  PutCall(std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+  PutCall(std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
           const PutBlocksRequest& request, size_t blocks, const BulkStream::Terms& terms,
           PutBlocksResult* result)
       : slot_(std::move(slot)),
+        coder_(coder),
         layout_(layout),
         request_(request),
         blocks_(blocks),
@@ -93,7 +85,9 @@ class PutCall {
   static absl::Status BrokenStream() { return absl::AbortedError("stream broken"); }
 
   absl::Status Talk(const SpaceHandle& handle) {
-    const v1::PutRequest announce = Announce(handle, layout_, request_, blocks_, slot_);
+    const v1::PutRequest announce =
+        Announce(handle, layout_, request_, blocks_, slot_,
+                 coder_ == nullptr ? v1::FORM_DECODED : v1::FORM_ENCODED);
     if (!stream_->Write(Serialize(announce))) return BrokenStream();
     if (absl::Status s = ReadAnswers(); !s.ok()) return s;
     if (!wanted_.empty()) {
@@ -143,6 +137,17 @@ class PutCall {
   }
 
   std::unique_ptr<PlaneWriter> MakeWriter(size_t max_chunk_bytes) {
+    auto path = MakePathWriter(max_chunk_bytes);
+    if (coder_ == nullptr) return path;
+    std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions(blocks_);
+    for (size_t b : wanted_) {
+      positions[b] = coder_->At(request_.first_position + b * layout_.spec().block_tokens);
+    }
+    return std::make_unique<EncodingWriter>(std::move(path), coder_, &layout_, std::move(positions),
+                                            terms_.deadline);
+  }
+
+  std::unique_ptr<PlaneWriter> MakePathWriter(size_t max_chunk_bytes) {
     const auto send = [this](const grpc::ByteBuffer& put_request) {
       return stream_->Write(put_request);
     };
@@ -167,9 +172,14 @@ class PutCall {
       }
       if (!status.ok()) break;
     }
-    if (status.ok() && !writer->Flush()) status = BrokenStream();
+    if (status.ok() && !writer->Flush()) status = ProblemOf(*writer);
     result_.sent_bytes = writer->bytes_sent();
+    in_source_ += writer->waited();
     return status;
+  }
+
+  static absl::Status ProblemOf(const PlaneWriter& writer) {
+    return writer.problem().ok() ? BrokenStream() : writer.problem();
   }
 
   absl::Status SendPlane(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
@@ -183,7 +193,7 @@ class PutCall {
   // before.
   absl::Status AwaitLayer(uint32_t layer, PlaneWriter* writer) {
     if (terms_.control == nullptr || terms_.control->LayerAllowed(layer)) return absl::OkStatus();
-    if (!writer->Flush()) return BrokenStream();
+    if (!writer->Flush()) return ProblemOf(*writer);
     const Stopwatch stopwatch(&in_source_);
     if (terms_.control->AwaitLayer(layer, terms_.deadline)) return absl::OkStatus();
     return terms_.control->cancelled()
@@ -199,7 +209,7 @@ class PutCall {
       return !given_up;
     });
     if (given_up) return absl::CancelledError("the source gave the Put up");
-    return sent ? absl::OkStatus() : BrokenStream();
+    return sent ? absl::OkStatus() : ProblemOf(*writer);
   }
 
   absl::Status Copy(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
@@ -214,7 +224,7 @@ class PutCall {
                                                      bytes.size(), " bytes, the plane has ",
                                                      plane.raw_bytes));
     }
-    return writer->Append(plane, b, bytes) ? absl::OkStatus() : BrokenStream();
+    return writer->Append(plane, b, bytes) ? absl::OkStatus() : ProblemOf(*writer);
   }
 
   absl::Status ReadResults() {
@@ -257,6 +267,7 @@ class PutCall {
   }
 
   std::optional<StagingLink::Slot> slot_;
+  SpaceCoder* const coder_;  // null: the daemon encodes
   const PlaneLayout& layout_;
   const PutBlocksRequest& request_;
   const size_t blocks_;
@@ -273,10 +284,10 @@ class PutCall {
 }  // namespace
 
 Outcome RunPut(const BulkStream::Terms& terms, const SpaceHandle& handle,
-               std::optional<StagingLink::Slot> slot, const PlaneLayout& layout,
+               std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
                const PutBlocksRequest& request, size_t blocks, PutBlocksResult* result) {
   result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
-  return PutCall(std::move(slot), layout, request, blocks, terms, result).Run(handle);
+  return PutCall(std::move(slot), coder, layout, request, blocks, terms, result).Run(handle);
 }
 
 }  // namespace kvstow::client

@@ -40,10 +40,12 @@ absl::Status GivenUp() { return absl::CancelledError("the call was given up"); }
 
 }  // namespace
 
-RemoteSpace::RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout)
+RemoteSpace::RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout,
+                         std::shared_ptr<SpaceCoder> coder)
     : link_(std::move(link)),
       layout_(std::move(layout)),
-      fingerprint_(FingerprintOf(layout_.spec())) {}
+      fingerprint_(FingerprintOf(layout_.spec())),
+      coder_(std::move(coder)) {}
 
 std::vector<BlockKey> RemoteSpace::Keys(std::span<const uint32_t> tokens,
                                         const PromptContext& context,
@@ -193,8 +195,8 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     }
     auto slot = link_->BorrowSlot(DaemonLink::Kv::kOnHost, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
-    return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), layout_,
-                  request, blocks, &result);
+    return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
+                  layout_, request, blocks, &result);
   });
   for (const PutBlocksResult::Block& block : result.blocks) {
     result.stored += block.outcome == PutBlocksResult::Outcome::kStored;
@@ -213,10 +215,26 @@ GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline
     const auto kv = request.device ? DaemonLink::Kv::kOnDevice : DaemonLink::Kv::kOnHost;
     auto slot = link_->BorrowSlot(kv, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
-    return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), layout_, request,
-                  blocks, &result);
+    return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
+                  layout_, request, blocks, &result);
   });
+  if (absl::IsDataLoss(result.status) && result.usable < request.keys.size()) {
+    TellDamage(request.keys[result.usable]);
+  }
   return result;
+}
+
+void RemoteSpace::TellDamage(const BlockKey& key) {
+  const auto deadline = Deadline::In(link_->options().control_deadline);
+  v1::InspectRequest request;
+  v1::InspectResponse response;
+  request.set_key(ToBytes(key));
+  request.set_drop_damaged(true);
+  Call(DaemonLink::Work::kFinish, deadline, [&](const SpaceHandle& handle) {
+    request.set_session_id(handle.session_id);
+    request.set_space(handle.space);
+    return link_->Unary("Inspect", request, deadline, &response);
+  }).IgnoreError();
 }
 
 absl::StatusOr<uint64_t> RemoteSpace::Drop(std::span<const BlockKey> keys) {

@@ -15,13 +15,16 @@
 #include "client/call_control.h"
 #include "client/daemon_link.h"
 #include "client/kvstow/client.h"
+#include "client/kvstow/coding.h"
 #include "client/space_handle.h"
 
 namespace kvstow::client {
 
 class RemoteSpace : public Space, public std::enable_shared_from_this<RemoteSpace> {
  public:
-  RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout);
+  // `coder` may be null: then the daemon codes.
+  RemoteSpace(std::shared_ptr<DaemonLink> link, PlaneLayout layout,
+              std::shared_ptr<SpaceCoder> coder);
 
   const Fingerprint& fingerprint() const override { return fingerprint_; }
   const PlaneLayout& layout() const override { return layout_; }
@@ -56,10 +59,13 @@ class RemoteSpace : public Space, public std::enable_shared_from_this<RemoteSpac
       ABSL_LOCKS_EXCLUDED(mu_);
   SpaceHandle cached() const ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<uint64_t> Drop(const v1::DropRequest& request);
+  // The block arrived damaged: the daemon may not know.
+  void TellDamage(const BlockKey& key);
 
   const std::shared_ptr<DaemonLink> link_;
   const PlaneLayout layout_;
   const Fingerprint fingerprint_;
+  const std::shared_ptr<SpaceCoder> coder_;
 
   mutable absl::Mutex mu_;
   SpaceHandle handle_ ABSL_GUARDED_BY(mu_);  // of an older session when its generation says so

@@ -40,12 +40,12 @@ std::optional<SlotRing::Piece> StagedWriter::Room(size_t bytes) {
   return piece;
 }
 
-bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block,
-                          std::span<const std::byte> bytes) {
+bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+                          const v1::PlaneDeclaration* declared) {
   if (!ring_.fits(bytes.size())) {
-    return Flush() && chunks_.Append(plane, block, bytes) && chunks_.Flush();
+    return Flush() && chunks_.Append(plane, block, bytes, declared) && chunks_.Flush();
   }
-  return Fill(plane, block, [bytes](std::span<std::byte> to) {
+  return Stage(plane, block, bytes.size(), declared, [bytes](std::span<std::byte> to) {
     std::memcpy(to.data(), bytes.data(), bytes.size());
     return true;
   });
@@ -56,6 +56,11 @@ bool StagedWriter::Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) 
   if (!ring_.fits(bytes)) {
     return Flush() && chunks_.Fill(plane, block, fill) && chunks_.Flush();
   }
+  return Stage(plane, block, bytes, nullptr, fill);
+}
+
+bool StagedWriter::Stage(const PlaneSpec& plane, uint32_t block, size_t bytes,
+                         const v1::PlaneDeclaration* declared, FillPlane fill) {
   const auto piece = Room(bytes);
   if (!piece || !fill(slot_.subspan(piece->offset, bytes))) return false;
   unread_.push_back(piece->ticket);
@@ -66,6 +71,7 @@ bool StagedWriter::Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) 
   segment->set_length(bytes);
   segment->set_plane_bytes(bytes);
   segment->set_staged_at(piece->offset);
+  if (declared != nullptr) *segment->mutable_declared() = *declared;
   message_bytes_ += bytes;
   message_room_ += SlotRing::Rounded(bytes);
   const bool full = message_room_ >= ring_.told_when_written() ||

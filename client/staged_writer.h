@@ -26,12 +26,16 @@ class StagedWriter : public PlaneWriter {
   // `slot` outlives the writer, and until the call has ended it is the daemon's to read.
   StagedWriter(std::span<std::byte> slot, size_t max_chunk_bytes, Send send, AwaitConsumed await);
 
-  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes) override;
+  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+              const v1::PlaneDeclaration* declared = nullptr) override;
   bool Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) override;
   bool Flush() override;
   uint64_t bytes_sent() const override { return staged_bytes_ + chunks_.bytes_sent(); }
 
  private:
+  // As Fill(), of a plane that takes `bytes`, at most what the ring fits.
+  bool Stage(const PlaneSpec& plane, uint32_t block, size_t bytes,
+             const v1::PlaneDeclaration* declared, FillPlane fill);
   // Room for a plane; waits for the daemon to catch up. nullopt when the stream is broken.
   std::optional<SlotRing::Piece> Room(size_t bytes);
   bool TakeConsumed(uint64_t segments);

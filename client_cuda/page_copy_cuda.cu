@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kThreads) ScatterKernel(const PagedPlane* plan
         reinterpret_cast<const uint32_t*>(&planes[blockIdx.x])[threadIdx.x];
   }
   __syncthreads();
+  if (p.skip != nullptr && *p.skip != 0) return;
   const uint64_t bits = reinterpret_cast<uintptr_t>(p.base) | reinterpret_cast<uintptr_t>(p.plane) |
                         p.page_stride | p.head_stride | p.token_stride | p.row_bytes;
   if (bits % 16 == 0) {

@@ -1,13 +1,12 @@
 #include "codec/record.h"
 
 #include <cmath>
-#include <map>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "codec/crc32c.h"
 #include "codec/little_endian.h"
+#include "codec/space_rotary.h"
 
 namespace kvstow {
 namespace {
@@ -211,27 +210,6 @@ absl::Status CheckLayout(const RecordHeader& header, std::span<const DirectoryEn
   return absl::OkStatus();
 }
 
-// Rotary tables of one block, one for each embedding in use.
-class RotaryTables {
- public:
-  RotaryTables(uint32_t tokens, uint64_t first_position)
-      : tokens_(tokens), first_position_(first_position) {}
-
-  const RotaryTable* For(const RotaryEmbedding* rotary) {
-    if (rotary == nullptr) return nullptr;
-    auto& table = tables_[rotary];
-    if (table == nullptr) {
-      table = std::make_unique<RotaryTable>(RotaryOffsets(*rotary, tokens_), first_position_);
-    }
-    return table.get();
-  }
-
- private:
-  uint32_t tokens_;
-  uint64_t first_position_;
-  std::map<const RotaryEmbedding*, std::unique_ptr<RotaryTable>> tables_;
-};
-
 }  // namespace
 
 DeclaredQuality Declare(const QualityReport& report) {
@@ -291,8 +269,12 @@ RecordBuilder::RecordBuilder(const PlaneLayout& layout, const Fingerprint& finge
     : head_(layout, fingerprint, first_position), planes_(layout.planes().size()) {}
 
 void RecordBuilder::SetPlane(size_t index, EncodedPlane plane) {
-  head_.SetPlane(index,
-                 {static_cast<uint32_t>(plane.bytes.size()), Crc32c(plane.bytes), plane.report});
+  const uint32_t crc32c = Crc32c(plane.bytes);
+  SetPlane(index, std::move(plane), crc32c);
+}
+
+void RecordBuilder::SetPlane(size_t index, EncodedPlane plane, uint32_t crc32c) {
+  head_.SetPlane(index, {static_cast<uint32_t>(plane.bytes.size()), crc32c, plane.report});
   plane.bytes.resize(RoundUp(plane.bytes.size()));
   planes_[index] = std::move(plane);
 }
@@ -375,18 +357,18 @@ absl::Status DecodeRecord(Codec& codec, const PlaneLayout& layout, const Fingerp
     return absl::InvalidArgumentError(
         absl::StrCat("room for ", out.size(), " bytes; the block has ", layout.raw_bytes()));
   }
-  RotaryTables tables(layout.spec().block_tokens, index->header().first_position);
+  const SpaceRotary space_rotary(layout);
+  const BlockRotary rotary = space_rotary.At(index->header().first_position);
   size_t at = 0;
   for (size_t i = 0; i < layout.planes().size(); ++i) {
     const PlaneSpec& plane = layout.planes()[i];
     const DirectoryEntry& entry = index->planes()[i];
     const auto bytes = record.subspan(entry.offset, entry.bytes);
     if (auto s = CheckPlane(entry, bytes); !s.ok()) return s;
-    for (size_t i = entry.offset + entry.bytes; i < RoundUp(entry.offset + entry.bytes); ++i) {
-      if (record[i] != std::byte{0}) return absl::DataLossError("padding of a plane is not zero");
+    for (size_t p = entry.offset + entry.bytes; p < RoundUp(entry.offset + entry.bytes); ++p) {
+      if (record[p] != std::byte{0}) return absl::DataLossError("padding of a plane is not zero");
     }
-    auto s = DecodePlane(codec, plane, tables.For(plane.rotary), bytes,
-                         out.subspan(at, plane.raw_bytes));
+    auto s = DecodePlane(codec, plane, rotary.of_plane(i), bytes, out.subspan(at, plane.raw_bytes));
     if (!s.ok()) return s;
     at += plane.raw_bytes;
   }

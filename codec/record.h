@@ -105,6 +105,8 @@ class RecordBuilder {
 
   // Planes in any order, each once; `index` as in layout.planes().
   void SetPlane(size_t index, EncodedPlane plane);
+  // One whose checksum is known.
+  void SetPlane(size_t index, EncodedPlane plane, uint32_t crc32c);
   bool complete() const { return head_.complete(); }
 
   // Pooled over the planes set so far.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "gpu/cuda_status.h"
@@ -27,8 +28,13 @@ template <typename Memory>
 class GrowingBuffer {
  public:
   GrowingBuffer() = default;
-  GrowingBuffer(const GrowingBuffer&) = delete;
-  GrowingBuffer& operator=(const GrowingBuffer&) = delete;
+  GrowingBuffer(GrowingBuffer&& o) noexcept
+      : data_(std::exchange(o.data_, nullptr)), size_(std::exchange(o.size_, 0)) {}
+  GrowingBuffer& operator=(GrowingBuffer&& o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    return *this;
+  }
   ~GrowingBuffer() { (void)Memory::Free(data_); }
 
   // Contents are lost when it grows. RESOURCE_EXHAUSTED when there is no such room.

@@ -131,6 +131,18 @@ TEST_F(FaultTest, ReaderThatStallsMidGetIsEndedAndHoldsUpNobody) {
   EXPECT_EQ(stalled->Finish().error_code(), StatusCode::CANCELLED);
 }
 
+// By a client that got the record encoded and found it damaged: the daemon looks for itself.
+TEST_F(FaultTest, InspectDropsWhatIsDamagedWhenAsked) {
+  StartBoth();
+  ASSERT_TRUE(worker_->Put(keys_, Blocks(3)).status.ok());
+  EXPECT_TRUE(worker_->Inspect(keys_[0], /*drop_damaged=*/true).records(0).intact());
+  EXPECT_TRUE(worker_->Inspect(keys_[0]).found());
+  FlipByteOfFirstRecord(worker_->Inspect(keys_[0]).records(0).record_bytes() - 100);
+  EXPECT_FALSE(worker_->Inspect(keys_[0], /*drop_damaged=*/true).records(0).intact());
+  EXPECT_FALSE(worker_->Inspect(keys_[0]).found());
+  EXPECT_EQ(worker_->Stats().checksum_failures(), 1u);
+}
+
 TEST_F(FaultTest, FlippedByteIsAMissCountedAndDropped) {
   StartBoth();
   ASSERT_TRUE(worker_->Put(keys_, Blocks(3)).status.ok());

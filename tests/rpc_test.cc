@@ -94,7 +94,7 @@ TEST_F(RpcTest, PutLookupGetGivesTheBlocksBackWithinTheReportedError) {
 
 TEST_F(RpcTest, GetOfSomeLayersGivesThose) {
   worker_->Put(keys_, Blocks(3));
-  const auto get = worker_->Get(keys_, v1::GetRequest::FORM_DECODED, {1});
+  const auto get = worker_->Get(keys_, v1::FORM_DECODED, {1});
   ASSERT_TRUE(get.status.ok());
   EXPECT_EQ(get.planes.size(), 6u);
   for (const auto& [where, plane] : get.planes) EXPECT_EQ(std::get<0>(where), 1u);
@@ -103,7 +103,7 @@ TEST_F(RpcTest, GetOfSomeLayersGivesThose) {
 TEST_F(RpcTest, EncodedFormDecodesToTheSame) {
   worker_->Put({keys_[0]}, Blocks(1));
   const auto decoded = worker_->Get({keys_[0]});
-  const auto encoded = worker_->Get({keys_[0]}, v1::GetRequest::FORM_ENCODED);
+  const auto encoded = worker_->Get({keys_[0]}, v1::FORM_ENCODED);
   ASSERT_TRUE(encoded.status.ok());
   for (const PlaneSpec& plane : layout_.planes()) {
     const auto where = std::make_tuple(plane.layer, static_cast<int>(plane.kind), 0u);
@@ -412,9 +412,9 @@ TEST_F(RpcTest, LookupAndGetCheckTheirArguments) {
   status = worker_->stub().Lookup(worker_->Context().get(), lookup, &found);
   EXPECT_EQ(status.error_code(), StatusCode::FAILED_PRECONDITION);
 
-  EXPECT_EQ(worker_->Get(keys_, v1::GetRequest::FORM_DECODED, {5}).status.error_code(),
+  EXPECT_EQ(worker_->Get(keys_, v1::FORM_DECODED, {5}).status.error_code(),
             StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(worker_->Get(keys_, v1::GetRequest::FORM_DECODED, {1, 0}).status.error_code(),
+  EXPECT_EQ(worker_->Get(keys_, v1::FORM_DECODED, {1, 0}).status.error_code(),
             StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(worker_->Get(SmallKeys(2000)).status.error_code(), StatusCode::INVALID_ARGUMENT);
 }

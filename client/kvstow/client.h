@@ -32,8 +32,9 @@
 
 namespace kvstow {
 
-class DeviceKv;   // kvstow/device_kv.h
-class WorkerGpu;  // kvstow/cuda.h makes one
+class DeviceKv;    // kvstow/device_kv.h
+class PlaneCoder;  // kvstow/coding.h
+class WorkerGpu;   // kvstow/cuda.h makes one
 
 // How bulk bytes travel.
 enum class DataPath {
@@ -67,6 +68,8 @@ struct ClientOptions {
   DataPath path = DataPath::kAuto;
   // Where the engine's KV lies, for DataPath::kDeviceMemory.
   std::shared_ptr<WorkerGpu> gpu = {};
+  // Codes KV in this process (kvstow/coding.h); null: the daemon does.
+  std::shared_ptr<PlaneCoder> coder = nullptr;
   // Deadlines of calls that name none. Lookup sits on the path to the first token; Put and Get move
   // gigabytes.
   absl::Duration lookup_deadline = absl::Milliseconds(50);
@@ -151,7 +154,7 @@ struct PutBlocksResult {
   };
   std::vector<Block> blocks;  // one a key
   size_t stored = 0, existed = 0;
-  uint64_t sent_bytes = 0;    // raw KV that travelled
+  uint64_t sent_bytes = 0;    // KV that travelled: raw, or encoded where the worker codes
   uint64_t record_bytes = 0;  // what it takes stored
   Fidelity k, v;              // pooled over the stored blocks
   LeaseHandle lease = 0;
@@ -180,9 +183,10 @@ struct GetBlocksRequest {
 
 struct GetBlocksResult {
   // keys[0, usable) were written completely, every plane checked against its checksum. Whatever was
-  // written for later blocks is not to be used. DATA_LOSS: the daemon found a block damaged.
+  // written for later blocks is not to be used. DATA_LOSS: a block was found damaged, by the daemon
+  // or, where the worker codes, on its arrival.
   size_t usable = 0;
-  uint64_t received_bytes = 0;
+  uint64_t received_bytes = 0;      // KV that travelled: raw, or encoded where the worker codes
   DataPath path = DataPath::kAuto;  // the one taken; kAuto when no call was made
   absl::Status status;
 };

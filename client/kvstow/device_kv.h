@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,19 +16,34 @@
 
 namespace kvstow {
 
-// A plane that arrived.
+// A plane that arrived in device memory.
 struct ArrivedPlane {
   const PlaneSpec* plane = nullptr;
+  size_t index = 0;                  // of it in PlaneLayout::planes()
   size_t block = 0;                  // into the request's keys
-  const std::byte* bytes = nullptr;  // device memory, C order [heads, tokens, dim]
+  const std::byte* bytes = nullptr;  // C order [heads, tokens, dim], or, encoded, aligned to 16
+  // Of one that is encoded (docs/format.md, "Planes"), else 0.
+  size_t encoded_bytes = 0;
+  uint32_t crc32c = 0;
+  uint64_t first_position = 0;
+};
+
+struct DamagedArrival {
+  const PlaneSpec* plane = nullptr;
+  size_t block = 0;
 };
 
 class DeviceKv {
  public:
   virtual ~DeviceKv() = default;
 
-  // Enqueues the copying of all these on the caller's stream. The engine's memory is written by
-  // nothing else, and by nothing that is not enqueued when the Get returns.
+  // Whether planes are to arrive encoded, and are decoded on the worker's own stream: a seventh of
+  // the bytes, and no kernels of another process. Asked once a Get.
+  virtual bool decodes() const { return false; }
+
+  // Enqueues the copying of all these on the caller's stream, and the decoding of encoded ones,
+  // which must pass their checksum before anything of them is written. The engine's memory is
+  // written by nothing else, and by nothing that is not enqueued when the Get returns.
   virtual absl::Status Scatter(std::span<const ArrivedPlane> planes) = 0;
   // The same for one plane in host memory, raw_bytes long, that is gone when this returns.
   virtual absl::Status ScatterFromHost(const PlaneSpec& plane, size_t block,
@@ -36,6 +52,8 @@ class DeviceKv {
   // What was enqueued so far, by a number that ascends; and whether it has been done.
   virtual absl::StatusOr<uint64_t> Mark() = 0;
   virtual absl::StatusOr<bool> Passed(uint64_t mark) = 0;
+  // Planes that were found damaged, each told once, before Passed is true of their mark.
+  virtual std::vector<DamagedArrival> TakeDamage() { return {}; }
 };
 
 }  // namespace kvstow

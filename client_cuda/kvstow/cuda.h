@@ -1,10 +1,11 @@
 // The client library's half on a CUDA device: a worker whose KV cache lies there gets blocks
 // straight into its pages, through device memory that it shares with a daemon on the same GPU.
 //
-//   auto gpu = kvstow::OpenWorkerGpu(0);
-//   options.gpu = *gpu;
+//   options.gpu = *kvstow::OpenWorkerGpu(0);
 //   ...
-//   request.device = *kvstow::NewPagedDeviceKv(0, stream, pages);
+//   auto kv = *kvstow::PagedDeviceKv::Create({.device = 0, .stream = stream, .decode = layout});
+//   kv->SetPages(pages);
+//   request.device = kv;
 //   space->GetBlocks(request);
 //
 // Link kvstow::client_cuda. The library has a CUDA runtime of its own; streams and memory are those
@@ -38,10 +39,24 @@ struct DevicePages {
   std::vector<std::vector<uint32_t>> of_block;
 };
 
-// Copies on `stream`, which outlives it; one Get at a time. RESOURCE_EXHAUSTED when there is no
-// memory for the page tables. Scatter is INVALID_ARGUMENT for pages that do not hold a block, or
-// for opaque planes, which have no rows.
-absl::StatusOr<std::shared_ptr<DeviceKv>> NewPagedDeviceKv(int device, cudaStream_t stream,
-                                                           DevicePages pages);
+struct DeviceKvOptions {
+  int device = 0;
+  // What copies and decoding are enqueued on; outlives it.
+  cudaStream_t stream = nullptr;
+  // Set: planes arrive encoded and are decoded here, on the stream: the fastest way, since no other
+  // process's kernels take turns with this one's. Outlives it.
+  const PlaneLayout* decode = nullptr;
+  size_t max_blocks = 1024;  // of one Get; rotary tables for so many are kept
+};
+
+// A paged KV cache, Get after Get, one at a time. Scatter is INVALID_ARGUMENT for pages that do not
+// hold a block, and for opaque planes, which have no rows.
+class PagedDeviceKv : public DeviceKv {
+ public:
+  // RESOURCE_EXHAUSTED when there is no memory for tables.
+  static absl::StatusOr<std::shared_ptr<PagedDeviceKv>> Create(const DeviceKvOptions& options);
+  // Of the next Get. Not while one runs.
+  virtual absl::Status SetPages(DevicePages pages) = 0;
+};
 
 }  // namespace kvstow

@@ -31,7 +31,7 @@ void GetCall::PrepareTurns() {
 }
 
 void GetCall::RunTurn() {
-  OpenAll();
+  LocateAll();
   const Turn turn = NextTurn();
   if (!turn.empty()) {
     ReadTurn(turn);
@@ -45,8 +45,8 @@ void GetCall::RunTurn() {
   PrepareTurns();
 }
 
-void GetCall::OpenAll() {
-  std::call_once(all_opened_, [this] {
+void GetCall::LocateAll() {
+  std::call_once(all_located_, [this] {
     const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
     std::vector<bool> pinned;
     for (const auto& block : held_) {
@@ -129,7 +129,11 @@ bool GetCall::PlaceOnDevice(const Job& job) {
   const HeldBlock& block = *held_[job.held];
   if (!block.record.ok() || IsUnwantedLocked(block)) return true;
   size_t bytes = space_->layout().planes()[job.plane].raw_bytes;
-  if (form_ == PlaneForm::kEncoded) bytes = block.record->planes()[job.plane].bytes;
+  if (form_ == PlaneForm::kEncoded) {
+    const DirectoryEntry& entry = block.record->planes()[job.plane];
+    bytes = entry.bytes;
+    job.slot->delivery.crc32c = entry.crc32c;
+  }
   if (!ring_.fits(bytes)) return true;
   job.slot->piece = ring_.Take(bytes);
   job.slot->delivery.bytes =

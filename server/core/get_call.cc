@@ -1,6 +1,7 @@
 #include "server/core/get_call.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -139,8 +140,37 @@ void GetCall::TakeReady(size_t most, std::deque<PlaneDelivery>* planes) {
   Prepare();
 }
 
+bool GetCall::MustOpenFirst() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (records_ == Records::kOpened) return false;
+    if (records_ == Records::kOpening || cancelled_) return true;
+    records_ = Records::kOpening;
+  }
+  phases_.Enter(CallPhase::kQueue);
+  context_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this()] {
+    self->phases_.Leave(CallPhase::kQueue);
+    self->OpenAll();
+  });
+  return true;
+}
+
+void GetCall::OpenAll() {
+  {
+    const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+    for (const auto& block : held_) Open(*block);
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    records_ = Records::kOpened;
+  }
+  Prepare();
+  Deliver();
+}
+
 void GetCall::Prepare() {
   if (staging_.on_device()) return PrepareTurns();
+  if (MustOpenFirst()) return;
   while (auto job = NextJob(Runner::kNew)) {
     Schedule(*std::move(job));
   }
@@ -186,23 +216,28 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
   slot.delivery.block = held_[job.held]->index;
   slot.delivery.layer = spec.layer;
   slot.delivery.plane_kind = spec.kind;
-  if (!Place(spec, slot)) return std::nullopt;
+  const size_t bytes = PlacedBytes(job);
+  if (!Place(bytes, slot)) return std::nullopt;
   if (++next_block_ == held_.size()) {
     next_block_ = 0;
     ++next_plane_;
   }
-  slot.bytes = std::max(spec.raw_bytes, kLeastCost);
+  slot.bytes = std::max(bytes, kLeastCost);
   window_.push_back(job.slot);
   window_bytes_ += slot.bytes;
   return job;
 }
 
-bool GetCall::Place(const PlaneSpec& spec, Slot& slot) {
-  // Encoded planes are a seventh of the bytes, and go out of the record without a copy.
-  if (staging_.bytes.empty() || form_ == PlaneForm::kEncoded || !ring_.fits(spec.raw_bytes)) {
-    return true;
-  }
-  slot.piece = ring_.Take(spec.raw_bytes);
+size_t GetCall::PlacedBytes(const Job& job) const {
+  const HeldBlock& block = *held_[job.held];
+  const bool known = form_ == PlaneForm::kEncoded && !staging_.bytes.empty() && block.record.ok();
+  return known ? block.record->planes()[job.plane].bytes
+               : space_->layout().planes()[job.plane].raw_bytes;
+}
+
+bool GetCall::Place(size_t bytes, Slot& slot) {
+  if (staging_.bytes.empty() || !ring_.fits(bytes)) return true;
+  slot.piece = ring_.Take(bytes);
   return slot.piece.has_value();
 }
 
@@ -225,9 +260,7 @@ void GetCall::Produce(const Job& job) {
   if (!encoded.ok()) {
     Finish(*slot, block, encoded.status());
   } else if (form_ == PlaneForm::kEncoded) {
-    slot->delivery.bytes = encoded->bytes;
-    slot->delivery.owner = std::move(encoded->owner);
-    Finish(*slot, block, absl::OkStatus());
+    DeliverEncoded(slot, held, plane, *std::move(encoded));
   } else {
     Decode(slot, held, plane, *std::move(encoded));
   }
@@ -251,6 +284,24 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::Fetch(HeldBlock& block, size_t pla
   KVSTOW_ASSIGN_OR_RETURN(RecordBytes encoded, BytesAt(block.pin, entry.offset, entry.bytes));
   KVSTOW_RETURN_IF_ERROR(CheckPlane(entry, encoded.bytes));
   return encoded;
+}
+
+void GetCall::DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
+                             RecordBytes encoded) {
+  PlaneDelivery& delivery = slot->delivery;
+  delivery.crc32c = held_[held]->record->planes()[plane].crc32c;
+  delivery.bytes = encoded.bytes;
+  if (slot->piece) {
+    const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+    const std::span<std::byte> staged = StagedBytes(*slot, encoded.bytes.size());
+    std::memcpy(staged.data(), encoded.bytes.data(), staged.size());
+    delivery.bytes = staged;
+  } else {
+    delivery.owner = std::move(encoded.owner);
+  }
+  context_.stats.OnClientCoded(space_->tenant(), CodecDirection::kDecode,
+                               space_->layout().planes()[plane].raw_bytes);
+  Finish(*slot, *held_[held], absl::OkStatus());
 }
 
 void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,

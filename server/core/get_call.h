@@ -4,9 +4,9 @@
 // Order: layers ascending, K before V, blocks in the order asked for. A plane that fails its
 // checksum is told as damage, never delivered; its block is dropped from the store.
 //
-// With a staging slot, planes are decoded straight into it; one too large for it, or in encoded
-// form, is delivered like those of a call without a slot. With a slot on a device planes go there
-// many at a time, also in encoded form (device_get.cc).
+// With a staging slot, planes are decoded straight into it, or copied there in encoded form; one
+// too large for it is delivered like those of a call without a slot. With a slot on a device planes
+// go there many at a time (device_get.cc).
 //
 // Thread safety: the transport calls Next from one thread at a time, again only after its callback
 // came; Consumed and Cancel from any. Callbacks come on executor
@@ -30,13 +30,12 @@
 #include "codec/stored_record.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
+#include "server/core/plane_segment.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 #include "staging/slot_ring.h"
 
 namespace kvstow {
-
-enum class PlaneForm { kDecoded, kEncoded };
 
 struct GetAnswer {
   bool found = false;
@@ -51,6 +50,7 @@ struct PlaneDelivery {
   uint32_t layer = 0;
   PlaneKind plane_kind = PlaneKind::kK;
   std::span<const std::byte> bytes;   // of kPlane
+  std::optional<uint32_t> crc32c;     // of an encoded plane's bytes
   std::shared_ptr<const void> owner;  // keeps `bytes` where they are
   std::optional<uint32_t> staged_at;  // where in the call's slot they lie, if they do
 };
@@ -117,7 +117,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
     size_t held = 0;                       // whose plane it is
     size_t plane = 0;                      // which of the layout's
-    size_t bytes = 0;                      // raw, of the plane
+    size_t bytes = 0;                      // that it counts in the window
     bool ready = false;
     bool failed = false;
   };
@@ -130,6 +130,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
         form_(form),
         staging_(std::move(slot)),
         phases_(context.clock),
+        records_(form == PlaneForm::kEncoded && !staging_.bytes.empty() ? Records::kUnopened
+                                                                        : Records::kOpened),
         ring_(staging_.bytes.size()) {}
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
@@ -156,9 +158,17 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   enum class Runner { kNew, kRunning };
   std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Finds the plane its place in the staging slot, where there is one that could hold it; false
-  // when there is no room now.
-  bool Place(const PlaneSpec& spec, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
+  // them; false when there is no room now.
+  bool Place(size_t bytes, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Encoded planes have their sizes in their records, so these are opened before any is placed.
+  // False once they are.
+  bool MustOpenFirst() ABSL_LOCKS_EXCLUDED(mu_);
+  void OpenAll();
+  // What the plane takes in the form that travels; its raw size where that is not known.
+  size_t PlacedBytes(const Job& job) const;
+  void DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
+                      RecordBytes encoded);
   std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
   void Produce(const Job& job);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
@@ -183,8 +193,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   using Turn = std::vector<Job>;
   void PrepareTurns();
   void RunTurn();
-  // Reads every record's head, once.
-  void OpenAll();
+  // Finds every record's pieces and reads its head, once.
+  void LocateAll();
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
@@ -202,8 +212,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;
   CallPhases phases_;
-  std::once_flag all_opened_;         // with staging on a device
-  std::vector<StoredRecord> stored_;  // intact ones of held_, once all are opened
+  std::once_flag all_located_;        // with staging on a device
+  std::vector<StoredRecord> stored_;  // intact ones of held_, once all are located
 
   absl::Mutex mu_;
   // The next plane to prepare.
@@ -211,6 +221,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
   bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;  // a turn ended for want of room in the slot
+  enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_

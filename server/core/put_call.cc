@@ -10,29 +10,33 @@
 namespace kvstow {
 
 struct PutCall::PlaneWork {
-  // Room for the values, and in front of them for what their encoded form may begin with.
-  PlaneWork(CallContext& context, const PlaneSpec& spec)
-      : context(context), size(spec.raw_bytes), raw(VerbatimOffset(spec) + size) {
+  // Room for the bytes that travel, and in front of them for what their encoded form begins with.
+  PlaneWork(CallContext& context, size_t in_front, size_t size)
+      : context(context), size(size), room(in_front + size) {
     context.inflight.Take(size);
   }
   ~PlaneWork() { context.inflight.Give(size); }
 
   CallContext& context;
   const size_t size;
-  std::span<std::byte> values() { return std::span(raw).last(size); }
-  std::vector<std::byte> raw;
+  std::span<std::byte> received() { return std::span(room).last(size); }
+  std::vector<std::byte> room;
   size_t plane = 0;
   size_t block = 0;  // into wanted_
   PlaneEncodeWork encode;
+  // Of a plane that came encoded.
+  std::optional<PlaneDeclaration> declared;
+  uint64_t sample = 0;
 };
 
 absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(CallContext& context,
                                                          std::shared_ptr<Session> session,
                                                          std::shared_ptr<const SpaceContext> space,
                                                          std::vector<BlockIntent> intents,
-                                                         absl::Duration ttl, StagingSlot slot) {
+                                                         absl::Duration ttl, StagingSlot slot,
+                                                         PutForm form) {
   std::shared_ptr<PutCall> call(
-      new PutCall(context, std::move(session), std::move(space), ttl, std::move(slot)));
+      new PutCall(context, std::move(session), std::move(space), ttl, std::move(slot), form));
   KVSTOW_RETURN_IF_ERROR(call->Admit(std::move(intents)));
   return call;
 }
@@ -86,23 +90,56 @@ absl::Status PutCall::CheckSegment(const PlaneSegment& s) const {
                      s.block, " offset ", s.offset, ", expected layer ", expected.layer, " ",
                      Name(expected.kind), " block ", block, " offset ", next_offset_));
   }
-  if (s.plane_bytes != expected.raw_bytes) {
+  KVSTOW_RETURN_IF_ERROR(CheckSize(s));
+  if (s.length == 0 || s.length > s.plane_bytes - next_offset_) {
+    return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at offset ",
+                                                   s.offset, " of a plane of ", s.plane_bytes,
+                                                   " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PutCall::CheckSize(const PlaneSegment& s) const {
+  const auto name = [&s] {
+    return absl::StrCat("layer ", s.layer, " ", Name(s.kind), " block ", s.block);
+  };
+  const bool first = filling_ == nullptr;
+  if (s.declared.has_value() != (is_encoded() && first)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name(), s.declared ? ": declared twice, or not announced as encoded" : ": not declared",
+        ". The first segment of each encoded plane declares it"));
+  }
+  const PlaneSpec& expected = plane(next_plane_);
+  if (!is_encoded() && s.plane_bytes != expected.raw_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a plane of ", s.plane_bytes, " bytes for layer ", s.layer, " ", Name(s.kind),
         "; the space's layout says ", expected.raw_bytes, ". Check heads, dimension and dtype"));
   }
-  if (s.length == 0 || s.length > expected.raw_bytes - next_offset_) {
-    return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at offset ",
-                                                   s.offset, " of a plane of ", expected.raw_bytes,
-                                                   " bytes"));
+  if (!first && s.plane_bytes != filling_->size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name(), ": first of ", filling_->size, " bytes, then of ", s.plane_bytes));
   }
-  return absl::OkStatus();
+  if (!is_encoded() || !first) return absl::OkStatus();
+  const auto fault = FindFaultInSize(expected, settings(), s.plane_bytes, *s.declared);
+  return fault ? Refuse(next_plane_, next_block_, *fault) : absl::OkStatus();
+}
+
+absl::Status PutCall::Refuse(size_t plane_index, size_t block, const PlaneFinding& finding) const {
+  context_.stats.OnPlaneFault(space_->tenant(), finding.fault);
+  const PlaneSpec& spec = plane(plane_index);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the encoded plane of layer ", spec.layer, " ", Name(spec.kind), " block ",
+      wanted_[block].index, " was refused (", Name(finding.fault), "): ", finding.what));
 }
 
 absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
                           std::span<const std::span<const std::byte>> data) {
   if (session_->ended()) {
     return absl::FailedPreconditionError("the session ended; open another one");
+  }
+  if (unwanted_.load(std::memory_order_relaxed)) {
+    absl::MutexLock lock(&mu_);
+    if (!failure_.ok()) return failure_;
   }
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   uint64_t announced = 0, present = 0;
@@ -150,12 +187,8 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
 // `skip` bytes of data[0] are used up.
 void PutCall::CopyInto(const PlaneSegment& segment,
                        std::span<const std::span<const std::byte>>& data, size_t& skip) {
-  if (filling_ == nullptr) {
-    filling_ = std::make_shared<PlaneWork>(context_, plane(next_plane_));
-    filling_->plane = next_plane_;
-    filling_->block = next_block_;
-  }
-  std::byte* out = filling_->values().data() + next_offset_;
+  if (filling_ == nullptr) filling_ = BeginPlane(segment);
+  std::byte* out = filling_->received().data() + next_offset_;
   for (size_t left = segment.length; left > 0;) {
     const auto piece = data.front().subspan(skip);
     const size_t n = std::min(left, piece.size());
@@ -169,28 +202,65 @@ void PutCall::CopyInto(const PlaneSegment& segment,
     }
   }
   next_offset_ += segment.length;
-  if (next_offset_ < plane(next_plane_).raw_bytes) return;
-  StartEncoding();
-  next_offset_ = 0;
-  if (++next_block_ == wanted_.size() && ++next_plane_ < plane_count()) next_block_ = 0;
-}
-
-void PutCall::StartEncoding() {
-  std::shared_ptr<PlaneWork> work = std::move(filling_);
-  filling_ = nullptr;
-  work->encode.spec = &plane(work->plane);
-  work->encode.settings = &space_->layout().spec().codec;
-  work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
-  work->encode.values = work->values();
-  work->encode.unwanted = &unwanted_;
-  work->encode.phases = &phases_;
+  if (next_offset_ < filling_->size) return;
   {
     absl::MutexLock lock(&mu_);
     ++encoding_;
   }
   phases_.Enter(CallPhase::kQueue);
-  if (IsVerbatim(plane(work->plane), space_->layout().spec().codec)) {
-    work->encode.encoded = FinishVerbatim(plane(work->plane), std::move(work->raw));
+  if (is_encoded()) {
+    StartChecking(std::move(filling_));
+  } else {
+    StartEncoding(std::move(filling_));
+  }
+  filling_ = nullptr;
+  next_offset_ = 0;
+  if (++next_block_ == wanted_.size() && ++next_plane_ < plane_count()) next_block_ = 0;
+}
+
+std::shared_ptr<PutCall::PlaneWork> PutCall::BeginPlane(const PlaneSegment& segment) {
+  const size_t in_front = is_encoded() ? 0 : VerbatimOffset(plane(next_plane_));
+  auto work = std::make_shared<PlaneWork>(context_, in_front, segment.plane_bytes);
+  work->plane = next_plane_;
+  work->block = next_block_;
+  work->declared = segment.declared;
+  // SplitMix64's increment: neighbours have different tiles, and nobody can tell which.
+  work->sample = form_.sample_seed + ++planes_received_ * 0x9e3779b97f4a7c15u;
+  work->encode.spec = &plane(work->plane);
+  work->encode.settings = &settings();
+  work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
+  work->encode.unwanted = &unwanted_;
+  work->encode.phases = &phases_;
+  return work;
+}
+
+void PutCall::StartChecking(std::shared_ptr<PlaneWork> work) {
+  context_.executor.Schedule(
+      WorkPriority::kPut, [self = shared_from_this(), work = std::move(work)]() mutable {
+        const absl::Status status = self->unwanted_.load(std::memory_order_relaxed)
+                                        ? absl::CancelledError("nobody wants this plane any more")
+                                        : self->CheckEncoded(*work);
+        self->OnEncoded(std::move(work), status);
+      });
+}
+
+absl::Status PutCall::CheckEncoded(PlaneWork& work) {
+  const CallPhases::Scope busy(&phases_, CallPhase::kCodec);
+  const PlaneEncodeWork& encode = work.encode;
+  EncodedPlane& out = work.encode.encoded;
+  const auto fault =
+      FindFault({encode.spec, encode.settings, encode.rotary, work.received(), &*work.declared},
+                *CpuCodec(), work.sample, &out.report);
+  if (fault) return Refuse(work.plane, work.block, *fault);
+  out.bytes = std::move(work.room);
+  context_.stats.OnClientCoded(space_->tenant(), CodecDirection::kEncode, encode.spec->raw_bytes);
+  return absl::OkStatus();
+}
+
+void PutCall::StartEncoding(std::shared_ptr<PlaneWork> work) {
+  work->encode.values = work->received();
+  if (IsVerbatim(plane(work->plane), settings())) {
+    work->encode.encoded = FinishVerbatim(plane(work->plane), std::move(work->room));
     OnEncoded(std::move(work), absl::OkStatus());
     return;
   }
@@ -208,7 +278,12 @@ void PutCall::OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& sta
     failure_.Update(status);
     if (!failure_.ok()) unwanted_ = true;
     if (!cancelled_ && failure_.ok()) {
-      wanted_[work->block].record->SetPlane(work->plane, std::move(work->encode.encoded));
+      RecordBuilder& record = *wanted_[work->block].record;
+      if (work->declared) {
+        record.SetPlane(work->plane, std::move(work->encode.encoded), work->declared->crc32c);
+      } else {
+        record.SetPlane(work->plane, std::move(work->encode.encoded));
+      }
     }
   }
   work.reset();  // before the call may end: nothing of it is in flight then

@@ -1,8 +1,9 @@
 // One Put, free of any transport: announced blocks, their planes as they arrive, the commit.
 //
 // Planes arrive layer by layer across the call's blocks (proto: Segment), are copied out of the
-// transport's memory, and encoded as soon as each is whole. Nothing is
-// visible before the commit; a call that goes away leaves nothing behind.
+// transport's memory, and encoded as soon as each is whole; those that the client encoded are
+// checked instead (client_plane.h). Nothing is visible before the commit; a call that goes away
+// leaves nothing behind.
 //
 // Thread safety: the transport calls Add and Commit from one thread at a time, Cancel from any.
 // Callbacks come on executor threads.
@@ -24,21 +25,12 @@
 #include "codec/report.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
+#include "server/core/client_plane.h"
+#include "server/core/plane_segment.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
 
 namespace kvstow {
-
-// A run of bytes of one plane of one block, as on the wire.
-struct PlaneSegment {
-  uint32_t layer = 0;
-  PlaneKind kind = PlaneKind::kK;
-  uint32_t block = 0;  // index into the announced (Put) or asked-for (Get) blocks
-  uint32_t offset = 0;
-  uint32_t length = 0;
-  uint32_t plane_bytes = 0;
-  uint32_t staged_at = 0;  // of one that lies in the call's slot
-};
 
 struct PutAnswer {
   Store::ReserveAnswer::Kind kind = Store::ReserveAnswer::Kind::kDeclined;
@@ -58,6 +50,13 @@ struct PutResults {
   LeaseId lease = kNoLease;
 };
 
+// How the planes of a Put come.
+struct PutForm {
+  PlaneForm form = PlaneForm::kDecoded;
+  // Of encoded ones: chooses the tiles that are decoded; the client must not know it.
+  uint64_t sample_seed = 0;
+};
+
 class PutCall : public std::enable_shared_from_this<PutCall> {
  public:
   // Reserves and answers. INVALID_ARGUMENT as Store::Reserve, and for too many blocks.
@@ -65,7 +64,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
                                                          std::shared_ptr<Session> session,
                                                          std::shared_ptr<const SpaceContext> space,
                                                          std::vector<BlockIntent> intents,
-                                                         absl::Duration ttl, StagingSlot slot);
+                                                         absl::Duration ttl, StagingSlot slot,
+                                                         PutForm form);
   ~PutCall();
 
   const std::vector<PutAnswer>& answers() const { return answers_; }
@@ -75,8 +75,9 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   }
 
   // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past
-  // the end of a plane or of the call, or of the wrong plane; FAILED_PRECONDITION once the session
-  // ended. The call is over then.
+  // the end of a plane or of the call, of the wrong plane, or of an encoded plane that cannot be
+  // what it says; FAILED_PRECONDITION once the session ended. An earlier plane that failed gives
+  // its own status. The call is over then.
   absl::Status Add(std::span<const PlaneSegment> segments,
                    std::span<const std::span<const std::byte>> data);
   // The same for bytes that lie in the call's staging slot. They have been read when it returns.
@@ -92,7 +93,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // Gives everything back; work under way finishes unseen.
   void Cancel();
 
-  // Raw bytes received.
+  // Bytes received, in the form that travelled.
   uint64_t received_bytes() const { return received_bytes_.load(std::memory_order_relaxed); }
   // Where its time goes, from Create on; the transport enters kAdmission.
   CallPhases& phases() { return phases_; }
@@ -104,25 +105,35 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
     BlockRotary rotary;
     std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
   };
-  // One plane being encoded, and its raw bytes.
+  // One plane being received, then encoded or checked.
   struct PlaneWork;
 
   PutCall(CallContext& context, std::shared_ptr<Session> session,
-          std::shared_ptr<const SpaceContext> space, absl::Duration ttl, StagingSlot slot)
+          std::shared_ptr<const SpaceContext> space, absl::Duration ttl, StagingSlot slot,
+          PutForm form)
       : context_(context),
         session_(std::move(session)),
         space_(std::move(space)),
         ttl_(ttl),
         slot_(std::move(slot)),
+        form_(form),
         phases_(context.clock) {}
 
   size_t plane_count() const { return space_->layout().planes().size(); }
   const PlaneSpec& plane(size_t i) const { return space_->layout().planes()[i]; }
   absl::Status Admit(std::vector<BlockIntent> intents);
+  const CodecSettings& settings() const { return space_->layout().spec().codec; }
+  bool is_encoded() const { return form_.form == PlaneForm::kEncoded; }
   absl::Status CheckSegment(const PlaneSegment& segment) const;
+  absl::Status CheckSize(const PlaneSegment& segment) const;
   void CopyInto(const PlaneSegment& segment, std::span<const std::span<const std::byte>>& data,
                 size_t& skip);
-  void StartEncoding();
+  std::shared_ptr<PlaneWork> BeginPlane(const PlaneSegment& segment);
+  void StartEncoding(std::shared_ptr<PlaneWork> work);
+  void StartChecking(std::shared_ptr<PlaneWork> work);
+  absl::Status CheckEncoded(PlaneWork& work);
+  // Counts the fault and says where it is.
+  absl::Status Refuse(size_t plane, size_t block, const PlaneFinding& finding) const;
   void OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mu_);
   void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
@@ -134,6 +145,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   const std::shared_ptr<const SpaceContext> space_;
   const absl::Duration ttl_;
   const StagingSlot slot_;  // empty: none
+  const PutForm form_;
   CallPhases phases_;
   std::vector<BlockIntent> intents_;
   std::vector<PutAnswer> answers_;
@@ -144,9 +156,10 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   size_t next_block_ = 0;  // into wanted_
   size_t next_offset_ = 0;
   std::shared_ptr<PlaneWork> filling_;
+  uint64_t planes_received_ = 0;
   std::atomic<uint64_t> received_bytes_{0};
   uint64_t staged_bytes_ = 0;
-  std::atomic<bool> unwanted_{false};  // what is still to be encoded
+  std::atomic<bool> unwanted_{false};  // what is still to be encoded or checked
 
   absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done

@@ -16,7 +16,7 @@ absl::Status CheckCount(absl::string_view what, size_t count, size_t limit) {
 }
 
 RecordInspection InspectRecord(Store& store, const SpaceContext& space, const BlockKey& key,
-                               const BlockInfo::ShardInfo& where) {
+                               const BlockInfo::ShardInfo& where, bool drop_damaged) {
   RecordInspection out;
   out.where = where;
   const Store::Pin pin = store.Peek(space.id(), where.shard, key);
@@ -29,11 +29,13 @@ RecordInspection InspectRecord(Store& store, const SpaceContext& space, const Bl
   if (!out.health.ok()) return out;
   auto record = RecordIndex::Parse(bytes);
   out.health = record.status();
-  if (!record.ok()) return out;
-  for (const DirectoryEntry& entry : record->planes()) {
-    out.health.Update(CheckPlane(entry, std::span(bytes).subspan(entry.offset, entry.bytes)));
+  if (record.ok()) {
+    for (const DirectoryEntry& entry : record->planes()) {
+      out.health.Update(CheckPlane(entry, std::span(bytes).subspan(entry.offset, entry.bytes)));
+    }
+    out.record = *std::move(record);
   }
-  out.record = *std::move(record);
+  if (drop_damaged && !out.health.ok()) store.ReportDamage(pin);
   return out;
 }
 
@@ -164,16 +166,18 @@ absl::StatusOr<Service::Caller> Service::FindCaller(TenantId tenant, const Sessi
   return caller;
 }
 
-absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(TenantId tenant, const SessionId& session,
-                                                      uint64_t space,
-                                                      std::vector<BlockIntent> intents,
-                                                      absl::Duration ttl,
-                                                      const std::optional<SlotClaim>& slot) {
+absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(
+    TenantId tenant, const SessionId& session, uint64_t space, std::vector<BlockIntent> intents,
+    absl::Duration ttl, const std::optional<SlotClaim>& slot, PlaneForm form) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
   KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  PutForm put_form{.form = form};
+  if (form == PlaneForm::kEncoded) {
+    random_->Fill(std::as_writable_bytes(std::span(&put_form.sample_seed, 1)));
+  }
   return PutCall::Create(context_, std::move(caller.session), std::move(caller.space),
-                         std::move(intents), ttl, std::move(caller.slot));
+                         std::move(intents), ttl, std::move(caller.slot), put_form);
 }
 
 absl::StatusOr<std::shared_ptr<GetCall>> Service::Get(
@@ -192,12 +196,13 @@ absl::StatusOr<Service::Watching> Service::Watch(TenantId tenant, const SessionI
 }
 
 absl::StatusOr<BlockInspection> Service::Inspect(TenantId tenant, const SessionId& session,
-                                                 uint64_t space, const BlockKey& key) {
+                                                 uint64_t space, const BlockKey& key,
+                                                 bool drop_damaged) {
   KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
   BlockInspection out;
   KVSTOW_ASSIGN_OR_RETURN(out.info, context_.store.Inspect(context->id(), key));
   for (const BlockInfo::ShardInfo& shard : out.info.shards) {
-    out.records.push_back(InspectRecord(context_.store, *context, key, shard));
+    out.records.push_back(InspectRecord(context_.store, *context, key, shard, drop_damaged));
   }
   return out;
 }

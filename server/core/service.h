@@ -107,7 +107,8 @@ class Service {
   absl::StatusOr<std::shared_ptr<PutCall>> Put(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::vector<BlockIntent> intents,
                                                absl::Duration ttl,
-                                               const std::optional<SlotClaim>& slot = {});
+                                               const std::optional<SlotClaim>& slot = {},
+                                               PlaneForm form = PlaneForm::kDecoded);
   absl::StatusOr<std::shared_ptr<GetCall>> Get(TenantId tenant, const SessionId& session,
                                                uint64_t space, std::span<const BlockKey> keys,
                                                std::span<const uint32_t> layers, PlaneForm form,
@@ -120,9 +121,10 @@ class Service {
   absl::StatusOr<Watching> Watch(TenantId tenant, const SessionId& session, uint64_t space);
   void Unwatch(const Watching& watching) { hub_.Unwatch(watching.space, watching.watcher); }
 
-  // NOT_FOUND for an unknown key.
+  // NOT_FOUND for an unknown key. With `drop_damaged` a block that is found damaged leaves the
+  // store.
   absl::StatusOr<BlockInspection> Inspect(TenantId tenant, const SessionId& session, uint64_t space,
-                                          const BlockKey& key);
+                                          const BlockKey& key, bool drop_damaged = false);
 
   // Calls `resume` when received bytes may be added again (ByteBudget::WhenBelowLimit).
   void WhenBelowInflightLimit(absl::AnyInvocable<void()> resume) {

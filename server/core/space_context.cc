@@ -1,6 +1,5 @@
 #include "server/core/space_context.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "codec/record.h"
@@ -18,29 +17,7 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> SpaceContext::Create(TenantI
   context->fingerprint_ = FingerprintOf(context->layout_.spec());
   context->id_ = store->AddSpace(tenant, context->fingerprint_, context->layout_.shard().expected,
                                  context->layout_.spec().block_tokens);
-  for (const PlaneSpec& plane : context->layout_.planes()) {
-    if (plane.rotary == nullptr) {
-      context->table_of_plane_.push_back(-1);
-      continue;
-    }
-    auto& offsets = context->offsets_;
-    auto same = std::find_if(offsets.begin(), offsets.end(),
-                             [&](const RotaryOffsets& o) { return o.rotary() == *plane.rotary; });
-    if (same == offsets.end()) {
-      offsets.emplace_back(*plane.rotary, plane.tokens);
-      same = offsets.end() - 1;
-    }
-    context->table_of_plane_.push_back(static_cast<int>(same - offsets.begin()));
-  }
   return context;
-}
-
-BlockRotary SpaceContext::RotaryAt(uint64_t first_position) const {
-  BlockRotary rotary;
-  rotary.table_of_plane_ = &table_of_plane_;
-  rotary.tables_.reserve(offsets_.size());
-  for (const RotaryOffsets& o : offsets_) rotary.tables_.emplace_back(o, first_position);
-  return rotary;
 }
 
 uint64_t SpaceContext::EstimatedRecordBytes() const {

@@ -5,31 +5,15 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include "absl/status/statusor.h"
-#include "codec/rotary_table.h"
+#include "codec/space_rotary.h"
 #include "server/core/ids.h"
 #include "server/core/store.h"
 #include "space/fingerprint.h"
 #include "space/plane_layout.h"
 
 namespace kvstow {
-
-// The rotary tables of one block's positions, by plane.
-class BlockRotary {
- public:
-  // Null for planes without a rotary embedding to undo.
-  const RotaryTable* of_plane(size_t plane_index) const {
-    const int table = (*table_of_plane_)[plane_index];
-    return table < 0 ? nullptr : &tables_[table];
-  }
-
- private:
-  friend class SpaceContext;
-  const std::vector<int>* table_of_plane_ = nullptr;
-  std::vector<RotaryTable> tables_;
-};
 
 class SpaceContext {
  public:
@@ -42,19 +26,19 @@ class SpaceContext {
   const Fingerprint& fingerprint() const { return fingerprint_; }
   const PlaneLayout& layout() const { return layout_; }
 
-  BlockRotary RotaryAt(uint64_t first_position) const;
+  BlockRotary RotaryAt(uint64_t first_position) const { return rotary_.At(first_position); }
   // What one block's record will take, about; for admission, not for allocation.
   uint64_t EstimatedRecordBytes() const;
 
  private:
-  SpaceContext(TenantId tenant, PlaneLayout layout) : tenant_(tenant), layout_(std::move(layout)) {}
+  SpaceContext(TenantId tenant, PlaneLayout layout)
+      : tenant_(tenant), layout_(std::move(layout)), rotary_(layout_) {}
 
   TenantId tenant_;
   SpaceId id_{};
   Fingerprint fingerprint_{};
   PlaneLayout layout_;
-  std::vector<RotaryOffsets> offsets_;  // one a distinct rotary embedding
-  std::vector<int> table_of_plane_;     // index into offsets_, or -1
+  const SpaceRotary rotary_;
 };
 
 }  // namespace kvstow

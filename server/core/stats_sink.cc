@@ -38,4 +38,20 @@ absl::string_view Name(Refusal refusal) {
   return "unknown";
 }
 
+absl::string_view Name(PlaneFault fault) {
+  switch (fault) {
+    case PlaneFault::kChecksum:
+      return "checksum";
+    case PlaneFault::kStructure:
+      return "structure";
+    case PlaneFault::kSettings:
+      return "settings";
+    case PlaneFault::kDeclaration:
+      return "declaration";
+    case PlaneFault::kBound:
+      return "bound";
+  }
+  return "unknown";
+}
+
 }  // namespace kvstow

@@ -42,6 +42,19 @@ inline constexpr Refusal kAllRefusals[] = {
     Refusal::kQuota,    Refusal::kLeaseQuota, Refusal::kBehind, Refusal::kDraining};
 absl::string_view Name(Refusal refusal);
 
+// What was wrong with a plane that a client encoded.
+enum class PlaneFault {
+  kChecksum,     // not the bytes that the client declared
+  kStructure,    // no plane of the space's layout
+  kSettings,     // not coded as the space says
+  kDeclaration,  // sums of errors that cannot be
+  kBound,        // an error above the space's bound
+};
+inline constexpr PlaneFault kAllPlaneFaults[] = {PlaneFault::kChecksum, PlaneFault::kStructure,
+                                                 PlaneFault::kSettings, PlaneFault::kDeclaration,
+                                                 PlaneFault::kBound};
+absl::string_view Name(PlaneFault fault);
+
 enum class CodecDirection { kEncode, kDecode };
 
 class StatsSink {
@@ -65,6 +78,10 @@ class StatsSink {
                        absl::Duration busy) = 0;
   // A device gave up a batch of codec work; the CPU does it instead. `permanent`: and all to come.
   virtual void OnCodecFailure(absl::string_view device, bool permanent) = 0;
+  // Planes that a client encoded or is to decode itself; raw bytes. Encoded ones were found good.
+  virtual void OnClientCoded(TenantId tenant, CodecDirection direction, uint64_t raw_bytes) = 0;
+  // A plane that a client encoded was not taken, nor anything of its call.
+  virtual void OnPlaneFault(TenantId tenant, PlaneFault fault) = 0;
   // Of each record committed: what its K-like and V planes cost.
   virtual void OnEncoded(TenantId tenant, uint64_t record_bytes, uint64_t entries,
                          const QualityReport& k, const QualityReport& v) = 0;

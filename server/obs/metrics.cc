@@ -42,6 +42,8 @@ struct Metrics::PerTenant {
   Gauge *physical_bytes, *leased_bytes, *blocks, *leases;
   std::map<TierKind, Gauge*> tier_bytes, quota_bytes;
   std::map<Refusal, Counter*> refused;
+  Counter* client_coded[2];  // by CodecDirection
+  std::map<PlaneFault, Counter*> plane_faults;
   std::map<TierKind, Counter*> stored_blocks;
   std::map<std::pair<TierKind, RemovalReason>, Counter*> removed_blocks, removed_bytes;
 };
@@ -102,6 +104,15 @@ void Metrics::AddTenants() {
                       .Name("kvstow_refused_blocks_total")
                       .Help("Announced blocks that were not taken, by reason")
                       .Register(registry_);
+  auto& client_coded =
+      BuildCounter()
+          .Name("kvstow_client_coded_bytes_total")
+          .Help("Raw KV bytes that workers encoded themselves, or took encoded to decode")
+          .Register(registry_);
+  auto& plane_faults = BuildCounter()
+                           .Name("kvstow_client_plane_faults_total")
+                           .Help("Planes encoded by workers that were not taken, by reason")
+                           .Register(registry_);
   auto& stored = BuildCounter()
                      .Name("kvstow_stored_blocks_total")
                      .Help("Blocks that became visible")
@@ -145,6 +156,11 @@ void Metrics::AddTenants() {
     t->leased_bytes = &leased.Add({{"tenant", name}});
     t->blocks = &blocks.Add({{"tenant", name}});
     t->leases = &leases.Add({{"tenant", name}});
+    t->client_coded[0] = &client_coded.Add({{"tenant", name}, {"direction", "encode"}});
+    t->client_coded[1] = &client_coded.Add({{"tenant", name}, {"direction", "decode"}});
+    for (PlaneFault f : kAllPlaneFaults) {
+      t->plane_faults[f] = &plane_faults.Add({{"tenant", name}, {"reason", Str(Name(f))}});
+    }
     for (Refusal r : kAllRefusals) {
       t->refused[r] = &refused.Add({{"tenant", name}, {"reason", Str(Name(r))}});
     }
@@ -420,6 +436,15 @@ void Metrics::OnCodec(CodecDirection direction, absl::string_view device, uint64
 
 void Metrics::OnCodecFailure(absl::string_view device, bool permanent) {
   devices_.at(Str(device))->failures[permanent ? 1 : 0]->Increment();
+}
+
+void Metrics::OnClientCoded(TenantId id, CodecDirection direction, uint64_t raw_bytes) {
+  const int i = direction == CodecDirection::kEncode ? 0 : 1;
+  tenant(id).client_coded[i]->Increment(static_cast<double>(raw_bytes));
+}
+
+void Metrics::OnPlaneFault(TenantId id, PlaneFault fault) {
+  tenant(id).plane_faults.at(fault)->Increment();
 }
 
 void Metrics::OnEncoded(TenantId id, uint64_t record_bytes, uint64_t entries,

@@ -73,6 +73,8 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
                absl::Duration busy) override;
   void OnCodecFailure(absl::string_view device, bool permanent) override;
+  void OnClientCoded(TenantId tenant, CodecDirection direction, uint64_t raw_bytes) override;
+  void OnPlaneFault(TenantId tenant, PlaneFault fault) override;
   void OnEncoded(TenantId tenant, uint64_t record_bytes, uint64_t entries, const QualityReport& k,
                  const QualityReport& v) override;
 

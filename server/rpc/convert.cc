@@ -164,14 +164,39 @@ absl::StatusOr<std::vector<BlockIntent>> FromProto(
   return out;
 }
 
+constexpr int kSumsOfTile = 5;
+
+absl::StatusOr<PlaneForm> FromProto(v1::Form in) {
+  switch (in) {
+    case v1::FORM_DECODED:
+      return PlaneForm::kDecoded;
+    case v1::FORM_ENCODED:
+      return PlaneForm::kEncoded;
+    default:
+      return Unknown("form", in);
+  }
+}
+
 absl::StatusOr<PlaneSegment> FromProto(const v1::Segment& in) {
   if (in.kind() < v1::PLANE_K || in.kind() > v1::PLANE_OPAQUE) {
     return Unknown("segment.kind", in.kind());
   }
-  return PlaneSegment{in.layer(),    static_cast<PlaneKind>(in.kind()),
-                      in.block(),    in.offset(),
-                      in.length(),   in.plane_bytes(),
-                      in.staged_at()};
+  PlaneSegment out{in.layer(),    static_cast<PlaneKind>(in.kind()),
+                   in.block(),    in.offset(),
+                   in.length(),   in.plane_bytes(),
+                   in.staged_at()};
+  if (!in.has_declared()) return out;
+  PlaneDeclaration& declared = out.declared.emplace();
+  declared.crc32c = in.declared().crc32c();
+  const auto& sums = in.declared().tile_sums();
+  if (sums.size() % kSumsOfTile != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("segment.declared has ", sums.size(), " tile_sums; they are five a tile"));
+  }
+  for (int i = 0; i < sums.size(); i += kSumsOfTile) {
+    declared.tiles.push_back({sums[i], sums[i + 1], sums[i + 2], sums[i + 3], sums[i + 4]});
+  }
+  return out;
 }
 
 absl::StatusOr<std::vector<PlaneSegment>> FromProto(const v1::StagedChunk& in) {
@@ -194,6 +219,7 @@ void ToProto(const PlaneSegment& in, v1::Segment* out) {
   out->set_length(in.length);
   out->set_plane_bytes(in.plane_bytes);
   out->set_staged_at(in.staged_at);
+  if (in.declared) out->mutable_declared()->set_crc32c(in.declared->crc32c);
 }
 
 absl::Duration TtlFromMillis(uint64_t ms) {

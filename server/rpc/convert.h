@@ -24,6 +24,7 @@ absl::StatusOr<BlockKey> KeyFromBytes(absl::string_view field, const std::string
 absl::StatusOr<std::vector<BlockKey>> KeysFromBytes(const std::string& bytes);
 absl::StatusOr<std::vector<BlockIntent>> FromProto(
     const google::protobuf::RepeatedPtrField<v1::BlockIntent>& in);
+absl::StatusOr<PlaneForm> FromProto(v1::Form in);
 absl::StatusOr<PlaneSegment> FromProto(const v1::Segment& in);
 absl::StatusOr<std::vector<PlaneSegment>> FromProto(const v1::StagedChunk& in);
 SlotClaim FromProto(const v1::StagingSlot& in);

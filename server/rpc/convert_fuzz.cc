@@ -18,6 +18,18 @@ std::string Join(const std::vector<std::span<const std::byte>>& pieces) {
   return joined;
 }
 
+// Of what travels as it is; sums may be NaN.
+bool Same(const PlaneSegment& a, const v1::Segment& b) {
+  if (a.layer != b.layer() || a.block != b.block() || a.offset != b.offset() ||
+      a.length != b.length() || a.plane_bytes != b.plane_bytes() ||
+      a.declared.has_value() != b.has_declared()) {
+    return false;
+  }
+  return !a.declared ||
+         (a.declared->crc32c == b.declared().crc32c() &&
+          5 * a.declared->tiles.size() == static_cast<size_t>(b.declared().tile_sums_size()));
+}
+
 // A Put message reads the same however the transport cut it, and as protobuf itself reads it.
 void FuzzPut(const std::string& bytes, size_t cut) {
   std::vector<grpc::Slice> slices;
@@ -29,10 +41,15 @@ void FuzzPut(const std::string& bytes, size_t cut) {
   if (!message.ok()) return;
   if ((*message)->is_chunk != reference.has_chunk()) abort();
   if (reference.has_announce()) (void)FromProto(reference.announce().blocks());
+  if (reference.has_announce()) (void)FromProto(reference.announce().form());
+  if (reference.has_staged()) (void)FromProto(reference.staged());
   if (!reference.has_chunk()) return;
   if (Join((*message)->data) != reference.chunk().data()) abort();
   if ((*message)->segments.size() != static_cast<size_t>(reference.chunk().segments_size()))
     abort();
+  for (int i = 0; i < reference.chunk().segments_size(); ++i) {
+    if (!Same((*message)->segments[static_cast<size_t>(i)], reference.chunk().segments(i))) abort();
+  }
 }
 
 void FuzzOpenSpace(const std::string& bytes) {

@@ -95,8 +95,7 @@ class GetReactor final
     const absl::Time begin = rpc_.clock->Now();
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto keys, KeysFromBytes(request.keys()));
-    const PlaneForm form =
-        request.form() == v1::GetRequest::FORM_ENCODED ? PlaneForm::kEncoded : PlaneForm::kDecoded;
+    KVSTOW_ASSIGN_OR_RETURN(const PlaneForm form, FromProto(request.form()));
     std::optional<SlotClaim> slot;
     if (request.has_slot()) slot = FromProto(request.slot());
     const std::vector<uint32_t> layers(request.layers().begin(), request.layers().end());
@@ -196,13 +195,15 @@ class GetReactor final
   }
 
   PlaneSegment SegmentOf(size_t offset, size_t length) const {
-    return {plane_->layer,
-            plane_->plane_kind,
-            plane_->block,
-            static_cast<uint32_t>(offset),
-            static_cast<uint32_t>(length),
-            static_cast<uint32_t>(plane_->bytes.size()),
-            plane_->staged_at.value_or(0)};
+    PlaneSegment segment{plane_->layer,
+                         plane_->plane_kind,
+                         plane_->block,
+                         static_cast<uint32_t>(offset),
+                         static_cast<uint32_t>(length),
+                         static_cast<uint32_t>(plane_->bytes.size()),
+                         plane_->staged_at.value_or(0)};
+    if (offset == 0 && plane_->crc32c) segment.declared.emplace().crc32c = *plane_->crc32c;
+    return segment;
   }
 
   // Names the plane where it lies, or moves as much of it into the chunk as fits; lets it go when

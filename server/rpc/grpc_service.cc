@@ -200,7 +200,8 @@ class GrpcService final : public Base {
     return Unary(context, "Inspect", [&](const Caller& caller) -> absl::Status {
       KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(request->session_id()));
       KVSTOW_ASSIGN_OR_RETURN(BlockKey key, KeyFromBytes("key", request->key()));
-      auto inspection = service().Inspect(caller.tenant, session, request->space(), key);
+      auto inspection =
+          service().Inspect(caller.tenant, session, request->space(), key, request->drop_damaged());
       // A miss is an answer.
       if (absl::IsNotFound(inspection.status())) return absl::OkStatus();
       KVSTOW_RETURN_IF_ERROR(inspection.status());

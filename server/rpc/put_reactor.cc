@@ -78,11 +78,13 @@ class PutReactor final
     const absl::Time begin = rpc_.clock->Now();
     KVSTOW_ASSIGN_OR_RETURN(SessionId session, SessionIdFromBytes(announce.session_id()));
     KVSTOW_ASSIGN_OR_RETURN(auto intents, FromProto(announce.blocks()));
+    KVSTOW_ASSIGN_OR_RETURN(const PlaneForm form, FromProto(announce.form()));
     KVSTOW_ASSIGN_OR_RETURN(
-        auto put, rpc_.service->Put(tenant(), session, announce.space(), std::move(intents),
-                                    TtlFromMillis(announce.ttl_ms()),
-                                    announce.has_slot() ? std::optional(FromProto(announce.slot()))
-                                                        : std::nullopt));
+        auto put,
+        rpc_.service->Put(
+            tenant(), session, announce.space(), std::move(intents),
+            TtlFromMillis(announce.ttl_ms()),
+            announce.has_slot() ? std::optional(FromProto(announce.slot())) : std::nullopt, form));
     NoteAdmission(begin);
     UsePath(put->path());
     v1::PutResponse response;

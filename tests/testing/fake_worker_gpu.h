@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "client/worker_gpu.h"
+#include "kvstow/coding.h"
 #include "kvstow/device_kv.h"
 
 namespace kvstow::testing {
@@ -50,13 +52,16 @@ class FakeWorkerGpu final : public WorkerGpu {
   bool blind_ = false;
 };
 
-// Copies when it is asked whether the copies have been done, as late as a stream may: `lag`
-// questions after they were enqueued.
+// Copies, or with a coder decodes, when it is asked whether that has been done, as late as a stream
+// may: `lag` questions after it was enqueued.
 class FakeDeviceKv final : public DeviceKv {
  public:
   using Destination = std::function<std::span<std::byte>(const PlaneSpec& plane, size_t block)>;
-  explicit FakeDeviceKv(Destination destination, int lag = 3)
-      : destination_(std::move(destination)), lag_(lag) {}
+  explicit FakeDeviceKv(Destination destination, int lag = 3,
+                        std::shared_ptr<SpaceCoder> coder = nullptr)
+      : destination_(std::move(destination)), lag_(lag), coder_(std::move(coder)) {}
+
+  bool decodes() const override { return coder_ != nullptr; }
 
   absl::Status Scatter(std::span<const ArrivedPlane> planes) override {
     enqueued_.insert(enqueued_.end(), planes.begin(), planes.end());
@@ -78,13 +83,13 @@ class FakeDeviceKv final : public DeviceKv {
     while (!batches_.empty() && batches_.front().mark <= mark) {
       if (batches_.front().lag-- > 0 || stuck_) return false;
       for (const ArrivedPlane& arrived : batches_.front().planes) {
-        const auto to = destination_(*arrived.plane, arrived.block);
-        std::memcpy(to.data(), arrived.bytes, to.size());
+        Write(arrived);
       }
       batches_.pop_front();
     }
     return true;
   }
+  std::vector<DamagedArrival> TakeDamage() override { return std::exchange(damage_, {}); }
   // The stream never comes to the copies.
   void set_stuck() { stuck_ = true; }
   size_t from_host() const { return from_host_; }
@@ -95,8 +100,32 @@ class FakeDeviceKv final : public DeviceKv {
     int lag;
     std::vector<ArrivedPlane> planes;
   };
+  void Write(const ArrivedPlane& arrived) {
+    const auto to = destination_(*arrived.plane, arrived.block);
+    if (arrived.encoded_bytes == 0) {
+      std::memcpy(to.data(), arrived.bytes, to.size());
+      return;
+    }
+    SpaceCoder::DecodeJob job;
+    job.plane = arrived.index;
+    job.positions = coder_->At(arrived.first_position);
+    job.bytes = {arrived.bytes, arrived.encoded_bytes};
+    job.crc32c = arrived.crc32c;
+    job.values = to;
+    absl::Status status;
+    absl::Notification done;
+    coder_->Decode(&job, [&](absl::Status s) {
+      status = std::move(s);
+      done.Notify();
+    });
+    done.WaitForNotification();
+    if (!status.ok()) damage_.push_back({arrived.plane, arrived.block});
+  }
+
   const Destination destination_;
   const int lag_;
+  const std::shared_ptr<SpaceCoder> coder_;
+  std::vector<DamagedArrival> damage_;
   bool stuck_ = false;
   size_t from_host_ = 0;
   uint64_t marks_ = 0;

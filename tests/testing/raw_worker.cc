@@ -183,7 +183,7 @@ RawWorker::PutOutcome RawWorker::Put(const std::vector<BlockKey>& keys,
   return outcome;
 }
 
-v1::GetRequest RawWorker::Open(const std::vector<BlockKey>& keys, v1::GetRequest::Form form,
+v1::GetRequest RawWorker::Open(const std::vector<BlockKey>& keys, v1::Form form,
                                const std::vector<uint32_t>& layers) const {
   v1::GetRequest request;
   v1::GetRequest::Open& open = *request.mutable_open();
@@ -197,14 +197,14 @@ v1::GetRequest RawWorker::Open(const std::vector<BlockKey>& keys, v1::GetRequest
 
 std::unique_ptr<RawWorker::GetStream> RawWorker::StartGet(grpc::ClientContext* context,
                                                           const std::vector<BlockKey>& keys,
-                                                          v1::GetRequest::Form form,
+                                                          v1::Form form,
                                                           const std::vector<uint32_t>& layers) {
   auto stream = stub_->Get(context);
   stream->Write(Open(keys, form, layers));
   return stream;
 }
 
-RawWorker::GetOutcome RawWorker::Get(const std::vector<BlockKey>& keys, v1::GetRequest::Form form,
+RawWorker::GetOutcome RawWorker::Get(const std::vector<BlockKey>& keys, v1::Form form,
                                      const std::vector<uint32_t>& layers) {
   GetOutcome outcome;
   auto context = Context();
@@ -234,8 +234,9 @@ v1::StatsResponse RawWorker::Stats() {
   return response;
 }
 
-v1::InspectResponse RawWorker::Inspect(const BlockKey& key) {
+v1::InspectResponse RawWorker::Inspect(const BlockKey& key, bool drop_damaged) {
   v1::InspectRequest request;
+  request.set_drop_damaged(drop_damaged);
   request.set_session_id(session_);
   request.set_space(space_);
   request.set_key(KeyBytes(key));

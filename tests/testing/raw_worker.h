@@ -52,13 +52,12 @@ class RawWorker {
   PutOutcome Put(const std::vector<BlockKey>& keys, const std::vector<Planes>& blocks,
                  uint64_t first_position = 0, const BlockKey& parent = {}, uint64_t ttl_ms = 0);
 
-  v1::GetRequest Open(const std::vector<BlockKey>& keys,
-                      v1::GetRequest::Form form = v1::GetRequest::FORM_DECODED,
+  v1::GetRequest Open(const std::vector<BlockKey>& keys, v1::Form form = v1::FORM_DECODED,
                       const std::vector<uint32_t>& layers = {}) const;
   using GetStream = grpc::ClientReaderWriter<v1::GetRequest, v1::GetResponse>;
   std::unique_ptr<GetStream> StartGet(grpc::ClientContext* context,
                                       const std::vector<BlockKey>& keys,
-                                      v1::GetRequest::Form form = v1::GetRequest::FORM_DECODED,
+                                      v1::Form form = v1::FORM_DECODED,
                                       const std::vector<uint32_t>& layers = {});
 
   struct GetOutcome {
@@ -68,12 +67,11 @@ class RawWorker {
     // By (layer, kind, block).
     std::map<std::tuple<uint32_t, int, uint32_t>, std::string> planes;
   };
-  GetOutcome Get(const std::vector<BlockKey>& keys,
-                 v1::GetRequest::Form form = v1::GetRequest::FORM_DECODED,
+  GetOutcome Get(const std::vector<BlockKey>& keys, v1::Form form = v1::FORM_DECODED,
                  const std::vector<uint32_t>& layers = {});
 
   v1::StatsResponse Stats();
-  v1::InspectResponse Inspect(const BlockKey& key);
+  v1::InspectResponse Inspect(const BlockKey& key, bool drop_damaged = false);
   uint64_t Drop(const std::vector<BlockKey>& keys);
 
   // Messages of a Put, for tests that send them one by one.

@@ -23,6 +23,8 @@ class RecordingStats : public StatsSink {
     std::map<std::pair<TierKind, TierKind>, uint64_t> moved, moved_bytes, moves_failed;
     std::map<CodecDirection, uint64_t> codec_bytes;
     uint64_t passing_codec_failures = 0, permanent_codec_failures = 0;
+    std::map<CodecDirection, uint64_t> client_coded_bytes;
+    std::map<PlaneFault, uint64_t> plane_faults;
     uint64_t encoded_records = 0, encoded_bytes = 0, encoded_entries = 0;
   };
 
@@ -87,6 +89,14 @@ class RecordingStats : public StatsSink {
                absl::Duration) override {
     absl::MutexLock lock(&mu_);
     totals_.codec_bytes[direction] += raw_bytes;
+  }
+  void OnClientCoded(TenantId, CodecDirection direction, uint64_t raw_bytes) override {
+    absl::MutexLock lock(&mu_);
+    totals_.client_coded_bytes[direction] += raw_bytes;
+  }
+  void OnPlaneFault(TenantId, PlaneFault fault) override {
+    absl::MutexLock lock(&mu_);
+    ++totals_.plane_faults[fault];
   }
   void OnEncoded(TenantId, uint64_t record_bytes, uint64_t entries, const QualityReport&,
                  const QualityReport&) override {

@@ -1,0 +1,59 @@
+// Encoded planes of a Get on their way into the caller's memory: the coder decodes several at a
+// time, the call takes them in the order they came.
+//
+// Not thread-safe. When it is gone nothing writes any more: its end waits for what the coder has in
+// its hands, at most a plane a thread, and takes back the rest.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/notification.h"
+#include "client/deadline.h"
+#include "client/kvstow/coding.h"
+
+namespace kvstow::client {
+
+class DecodeLine {
+ public:
+  struct Plane {
+    // Where in the Get's order it stands.
+    size_t index = 0;
+    size_t slot = 0;
+    std::vector<std::byte> bytes;    // encoded
+    std::vector<std::byte> scratch;  // where it is decoded to, when that is not the caller's
+    SpaceCoder::DecodeJob job;
+    absl::Status status;  // once decoded
+    absl::Notification decoded;
+  };
+
+  explicit DecodeLine(SpaceCoder* coder) : coder_(*coder) {}
+  ~DecodeLine();
+  DecodeLine(const DecodeLine&) = delete;
+  DecodeLine& operator=(const DecodeLine&) = delete;
+
+  SpaceCoder& coder() { return coder_; }
+  // `job` is complete but for `bytes` and `unwanted`.
+  void Add(std::unique_ptr<Plane> plane);
+
+  bool empty() const { return planes_.empty(); }
+  // More is not to be added before some was taken.
+  bool full() const;
+  // REQUIRES !empty(). The oldest.
+  const Plane& front() const { return *planes_.front(); }
+  // Null when it was not decoded by the deadline.
+  std::unique_ptr<Plane> TakeFront(const Deadline& deadline);
+  bool front_ready() const { return !empty() && front().decoded.HasBeenNotified(); }
+
+ private:
+  SpaceCoder& coder_;
+  std::atomic<bool> unwanted_{false};
+  std::deque<std::unique_ptr<Plane>> planes_;
+  size_t bytes_ = 0;  // raw
+};
+
+}  // namespace kvstow::client

@@ -1,0 +1,140 @@
+#include "gpu/plane_decoder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gpu/cuda_status.h"
+
+namespace kvstow::gpu {
+namespace {
+
+constexpr size_t kSlots = 4;
+constexpr size_t kMetaBytes = sizeof(ChecksumRange) + sizeof(StoredPlane);  // of a plane
+
+bool SameShape(const PlaneShape& a, const PlaneShape& b) {
+  return a.heads == b.heads && a.tokens == b.tokens && a.dim == b.dim && a.dtype == b.dtype &&
+         a.table_bytes == b.table_bytes && a.may_be_rotated == b.may_be_rotated &&
+         a.rotary.pairs == b.rotary.pairs && a.rotary.offset == b.rotary.offset &&
+         a.rotary.interleaved == b.rotary.interleaved;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PlaneDecoder>> PlaneDecoder::Create(int device,
+                                                                   const PlaneLayout& layout,
+                                                                   size_t max_blocks,
+                                                                   cudaStream_t stream) {
+  std::unique_ptr<PlaneDecoder> decoder(new PlaneDecoder(device, layout, max_blocks, stream));
+  KVSTOW_RETURN_IF_ERROR(decoder->Allocate());
+  return decoder;
+}
+
+PlaneDecoder::~PlaneDecoder() {
+  (void)cudaSetDevice(device_);
+  for (const Slot& slot : slots_) (void)cudaEventSynchronize(slot.passed.get());
+}
+
+absl::Status PlaneDecoder::Allocate() {
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  size_t scratch = 1;
+  for (const PlaneSpec& plane : layout_.planes()) {
+    shapes_.push_back(PlaneShapeOf(plane));
+    if (plane.is_opaque()) continue;
+    scratch = std::max(scratch, DecodePlanesScratchBytes(shapes_.back(), kMaxPlanes));
+  }
+  KVSTOW_RETURN_IF_ERROR(scratch_.Reserve(scratch));
+  auto rotary = DeviceRotary::Create(layout_, max_blocks_);
+  if (!rotary.ok()) return rotary.status();
+  rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
+  KVSTOW_RETURN_IF_ERROR(positions_.Reserve(max_blocks_ * sizeof(uint64_t)));
+  slots_ = std::vector<Slot>(kSlots);
+  for (Slot& slot : slots_) {
+    KVSTOW_RETURN_IF_ERROR(
+        slot.meta.Reserve(kMaxPlanes * kMetaBytes + max_blocks_ * sizeof(uint64_t)));
+    KVSTOW_RETURN_IF_ERROR(slot.damage.Reserve(kMaxPlanes * sizeof(uint32_t)));
+    auto passed = MakeEvent();
+    if (!passed.ok()) return passed.status();
+    slot.passed = *std::move(passed);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PlaneDecoder::Slot*> PlaneDecoder::NextSlot() {
+  Slot* const slot = &slots_[next_];
+  next_ = (next_ + 1) % slots_.size();
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(slot->passed.get()));
+  return slot;
+}
+
+absl::StatusOr<const uint32_t*> PlaneDecoder::Decode(std::span<const Plane> planes) {
+  if (planes.size() > kMaxPlanes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(planes.size(), " planes at a time; the limit is ", kMaxPlanes));
+  }
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  auto slot = NextSlot();
+  if (!slot.ok()) return slot.status();
+  KVSTOW_RETURN_IF_ERROR(FillRotary(planes, *slot));
+  for (size_t first = 0; first < planes.size();) {
+    const PlaneShape& shape = shapes_[planes[first].plane];
+    size_t end = first + 1;
+    while (end < planes.size() && SameShape(shapes_[planes[end].plane], shape)) ++end;
+    KVSTOW_RETURN_IF_ERROR(DecodeRun(planes, first, end, *slot));
+    first = end;
+  }
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord((*slot)->passed.get(), stream_));
+  return reinterpret_cast<const uint32_t*>((*slot)->damage.data());
+}
+
+absl::Status PlaneDecoder::FillRotary(std::span<const Plane> planes, Slot* slot) {
+  const size_t known = block_at_.size();
+  for (const Plane& plane : planes) block_at_.try_emplace(plane.first_position, block_at_.size());
+  if (block_at_.size() == known) return absl::OkStatus();
+  if (block_at_.size() > max_blocks_) {
+    // Those of an earlier call make room.
+    block_at_.clear();
+    for (const Plane& plane : planes) block_at_.try_emplace(plane.first_position, block_at_.size());
+    if (block_at_.size() > max_blocks_) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "planes of ", block_at_.size(), " blocks at a time; the limit is ", max_blocks_));
+    }
+  }
+  auto* positions = reinterpret_cast<uint64_t*>(slot->meta.data() + kMaxPlanes * kMetaBytes);
+  for (const auto& [position, at] : block_at_) positions[at] = position;
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(positions_.data(), positions,
+                                              block_at_.size() * sizeof(uint64_t),
+                                              cudaMemcpyHostToDevice, stream_));
+  return rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()), block_at_.size(),
+                       stream_);
+}
+
+absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first, size_t end,
+                                     Slot* slot) {
+  // Read over the bus by the kernels: they are few bytes, and a copy of its own would come first.
+  auto* stored = reinterpret_cast<ChecksumRange*>(slot->meta.data()) + first;
+  auto* targets =
+      reinterpret_cast<StoredPlane*>(slot->meta.data() + kMaxPlanes * sizeof(ChecksumRange)) +
+      first;
+  uint64_t largest = 0;
+  for (size_t i = first; i < end; ++i) {
+    const Plane& plane = planes[i];
+    const size_t block = block_at_.at(plane.first_position);
+    largest = std::max<uint64_t>(largest, plane.encoded_bytes);
+    stored[i - first] = {reinterpret_cast<const uint8_t*>(plane.encoded), plane.encoded_bytes};
+    StoredPlane& to = targets[i - first];
+    to = StoredPlane{};
+    to.values = reinterpret_cast<uint8_t*>(plane.values);
+    to.head_stride = plane.head_stride;
+    to.row_stride = plane.row_stride;
+    to.cos = rotary_->Cos(plane.plane, block);
+    to.sin = rotary_->Sin(plane.plane, block);
+    to.crc32c = plane.crc32c;
+  }
+  return DecodePlanes(shapes_[planes[first].plane], stored, targets,
+                      static_cast<uint32_t>(end - first), largest,
+                      reinterpret_cast<uint32_t*>(slot->damage.data()) + first, scratch_.data(),
+                      scratch_.size(), stream_);
+}
+
+}  // namespace kvstow::gpu

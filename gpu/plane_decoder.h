@@ -1,0 +1,81 @@
+// Encoded planes in device memory to values in device memory, on the caller's stream: what a worker
+// that decodes its own KV needs of the codec.
+//
+// Not thread-safe. All calls on one stream; what it holds stays in use until the stream has passed.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu/cuda_handles.h"
+#include "gpu/device_rotary.h"
+#include "gpu/plane_batch.h"
+#include "gpu/staging.h"
+#include "space/plane_layout.h"
+
+namespace kvstow::gpu {
+
+class PlaneDecoder {
+ public:
+  // At a time.
+  static constexpr size_t kMaxPlanes = 1024;
+
+  struct Plane {
+    size_t plane = 0;                    // as in layout.planes(); no opaque one
+    uint64_t first_position = 0;         // of its block
+    const std::byte* encoded = nullptr;  // aligned to 16, readable to the next multiple of 16
+    size_t encoded_bytes = 0;
+    uint32_t crc32c = 0;
+    // Element [h, t, c] goes c elements after values + h head_stride + t row_stride.
+    std::byte* values = nullptr;
+    size_t head_stride = 0, row_stride = 0;
+  };
+
+  // Borrows layout and stream. RESOURCE_EXHAUSTED when there is too little memory for the rotary
+  // tables of so many blocks.
+  static absl::StatusOr<std::unique_ptr<PlaneDecoder>> Create(int device, const PlaneLayout& layout,
+                                                              size_t max_blocks,
+                                                              cudaStream_t stream);
+  ~PlaneDecoder();
+
+  // Enqueues the decoding of all these, of no more blocks than max_blocks. A plane whose checksum
+  // or table is wrong is not written. Returns flags in device memory, one a plane, 1 where that was
+  // so; they stay until the third call from here.
+  absl::StatusOr<const uint32_t*> Decode(std::span<const Plane> planes);
+
+ private:
+  struct Slot {
+    PinnedBuffer meta;
+    DeviceBuffer damage;
+    Event passed;
+  };
+
+  PlaneDecoder(int device, const PlaneLayout& layout, size_t max_blocks, cudaStream_t stream)
+      : device_(device), layout_(layout), max_blocks_(max_blocks), stream_(stream) {}
+  absl::Status Allocate();
+  absl::StatusOr<Slot*> NextSlot();
+  // Rotary tables for the planes' blocks, where they are not there.
+  absl::Status FillRotary(std::span<const Plane> planes, Slot* slot);
+  // Planes [first, end) are of one shape.
+  absl::Status DecodeRun(std::span<const Plane> planes, size_t first, size_t end, Slot* slot);
+
+  const int device_;
+  const PlaneLayout& layout_;
+  const size_t max_blocks_;
+  const cudaStream_t stream_;
+  std::vector<PlaneShape> shapes_;  // of the layout's planes
+  std::unique_ptr<DeviceRotary> rotary_;
+  std::unordered_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
+  DeviceBuffer positions_, scratch_;
+  std::vector<Slot> slots_;
+  size_t next_ = 0;
+};
+
+}  // namespace kvstow::gpu
