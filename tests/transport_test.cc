@@ -10,10 +10,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
-#include "kvstow/coding.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
-#include "tests/testing/print_path.h"
+#include "tests/testing/way.h"
 
 namespace kvstow::testing {
 namespace {
@@ -35,15 +34,6 @@ SpaceSpec Spec(CodecId codec) {
   return spec;
 }
 
-// A path, and who codes.
-struct Way {
-  DataPath path;
-  bool worker_codes = false;
-};
-void PrintTo(const Way& way, std::ostream* out) {
-  *out << std::string(Name(way.path)) << (way.worker_codes ? "_coding" : "");
-}
-
 class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Way> {
  protected:
   void SetUp() override {
@@ -59,8 +49,8 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   ClientOptions Options(DataPath path) const {
     ClientOptions options;
     options.target = target();
+    GetParam().ApplyTo(&options);
     options.path = path;
-    if (GetParam().worker_codes) options.coder = MakeCpuCoder();
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
     options.get_deadline = options.put_deadline = absl::Seconds(60);
     options.breaker_failures = 1000;  // the breaker has its own tests
@@ -129,11 +119,7 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   std::vector<BlockKey> keys_;
   std::vector<Planes> blocks_, got_;
 };
-INSTANTIATE_TEST_SUITE_P(Paths, TransportTest,
-                         ::testing::Values(Way{DataPath::kGrpc}, Way{DataPath::kSharedMemory},
-                                           Way{DataPath::kGrpc, true},
-                                           Way{DataPath::kSharedMemory, true}),
-                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Paths, TransportTest, AllWays(), ::testing::PrintToStringParamName());
 
 TEST_P(TransportTest, GivesBackWhatWasPut) {
   PutAll();
