@@ -52,8 +52,7 @@ class RawWorker {
   PutOutcome Put(const std::vector<BlockKey>& keys, const std::vector<Planes>& blocks,
                  uint64_t first_position = 0, const BlockKey& parent = {}, uint64_t ttl_ms = 0);
 
-  v1::GetRequest Open(const std::vector<BlockKey>& keys,
-                      v1::Form form = v1::FORM_DECODED,
+  v1::GetRequest Open(const std::vector<BlockKey>& keys, v1::Form form = v1::FORM_DECODED,
                       const std::vector<uint32_t>& layers = {}) const;
   using GetStream = grpc::ClientReaderWriter<v1::GetRequest, v1::GetResponse>;
   std::unique_ptr<GetStream> StartGet(grpc::ClientContext* context,
@@ -68,8 +67,7 @@ class RawWorker {
     // By (layer, kind, block).
     std::map<std::tuple<uint32_t, int, uint32_t>, std::string> planes;
   };
-  GetOutcome Get(const std::vector<BlockKey>& keys,
-                 v1::Form form = v1::FORM_DECODED,
+  GetOutcome Get(const std::vector<BlockKey>& keys, v1::Form form = v1::FORM_DECODED,
                  const std::vector<uint32_t>& layers = {});
 
   v1::StatsResponse Stats();
