@@ -88,7 +88,7 @@ class GetAssembly {
   absl::Status Begin(const v1::Segment& segment);
   absl::Status CheckSegment(const v1::Segment& segment) const;
   absl::Status CheckPlaneBytes(const v1::Segment& segment) const;
-  void BeginEncoded(const v1::Segment& segment);
+  absl::Status BeginEncoded(const v1::Segment& segment);
   // Takes planes that were decoded; waits for those beyond what may be under way, or for all.
   enum class Wait { kForRoom, kForAll };
   absl::Status TakeDecoded(Wait wait);
@@ -121,7 +121,8 @@ class GetAssembly {
 
   // Where planes come encoded.
   std::unique_ptr<DecodeLine> line_;
-  std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions_;  // by block
+  std::vector<uint64_t> first_positions_;                                // by block
+  std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions_;  // by block, once needed
   std::unique_ptr<DecodeLine::Plane> arriving_;                          // null: skip
 
   size_t layers_reported_ = 0;
