@@ -70,12 +70,12 @@ absl::Status GetAssembly::OnAnswers(const v1::GetResponse::Answers& answers) {
     return Broken(absl::StrCat(answers.answers_size(), " answers to ", blocks_, " keys"));
   }
   answered_ = true;
-  if (line_ != nullptr) positions_.resize(blocks_);
+  first_positions_.resize(blocks_);
+  positions_.resize(blocks_);
   for (size_t b = 0; b < blocks_; ++b) {
     if (!answers.answers(b).found()) continue;
     if (bound_ == b) ++bound_;
     first_positions_[b] = answers.answers(b).first_position();
-    if (line_ != nullptr) positions_[b] = line_->coder().At(answers.answers(b).first_position());
     found_.push_back(b);
   }
   if (found_.empty()) received_.plane = planes_.size();
@@ -179,26 +179,34 @@ absl::Status GetAssembly::Begin(const v1::Segment& segment) {
   plane_bytes_ = segment.plane_bytes();
   // Blocks behind a gap cannot be used; their bytes go nowhere.
   if (segment.block() >= bound_) return absl::OkStatus();
-  absl::Status asked = AskDestination(*planes_[received_.plane], segment.block());
-  if (line_ != nullptr && !destination_.empty()) BeginEncoded(segment);
-  return asked;
+  return line_ != nullptr ? BeginEncoded(segment)
+                          : AskDestination(*planes_[received_.plane], segment.block());
 }
 
-void GetAssembly::BeginEncoded(const v1::Segment& segment) {
-  arriving_ = std::make_unique<DecodeLine::Plane>();
-  arriving_->index = received_.plane;
-  arriving_->slot = received_.slot;
-  arriving_->bytes.resize(segment.plane_bytes());
-  SpaceCoder::DecodeJob& job = arriving_->job;
-  job.plane = static_cast<size_t>(planes_[received_.plane] - layout_.planes().data());
-  job.positions = positions_[segment.block()];
-  job.crc32c = segment.declared().crc32c();
+absl::Status GetAssembly::BeginEncoded(const v1::Segment& segment) {
+  const PlaneSpec& plane = *planes_[received_.plane];
+  const size_t block = segment.block();
+  auto arriving = std::make_unique<DecodeLine::Plane>();
+  SpaceCoder::DecodeJob& job = arriving->job;
   if (takes()) {
-    arriving_->scratch.resize(planes_[received_.plane]->raw_bytes);
-    job.values = arriving_->scratch;
+    arriving->scratch.resize(plane.raw_bytes);
+    job.values = arriving->scratch;
   } else {
+    absl::Status asked = AskDestination(plane, block);
+    if (destination_.empty()) return asked;
     job.values = destination_;
   }
+  if (positions_[block] == nullptr) {
+    positions_[block] = line_->coder().At(first_positions_[block]);
+  }
+  arriving->index = received_.plane;
+  arriving->slot = received_.slot;
+  arriving->bytes.resize(segment.plane_bytes());
+  job.plane = static_cast<size_t>(&plane - layout_.planes().data());
+  job.positions = positions_[block];
+  job.crc32c = segment.declared().crc32c();
+  arriving_ = std::move(arriving);
+  return absl::OkStatus();
 }
 
 absl::Status GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
@@ -230,7 +238,6 @@ absl::Status GetAssembly::LandPlane(const v1::Segment& segment, const std::byte*
 
 absl::Status GetAssembly::AskDestination(const PlaneSpec& plane, size_t block) {
   if (takes()) {
-    // Encoded planes have each their own: several are under way at a time.
     scratch_.resize(plane.raw_bytes);
     destination_ = scratch_;
     return absl::OkStatus();

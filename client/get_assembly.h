@@ -97,8 +97,7 @@ class GetAssembly {
         request_(request),
         blocks_(blocks),
         deadline_(deadline),
-        damaged_(blocks, false),
-        first_positions_(blocks) {}
+        damaged_(blocks, false) {}
 
   bool at_end() const { return received_.plane == planes_.size(); }
   bool encoded() const { return line_ != nullptr || land_encoded_; }
@@ -109,7 +108,7 @@ class GetAssembly {
   absl::Status Begin(const v1::Segment& segment);
   absl::Status CheckSegment(const v1::Segment& segment) const;
   absl::Status CheckPlaneBytes(const v1::Segment& segment) const;
-  void BeginEncoded(const v1::Segment& segment);
+  absl::Status BeginEncoded(const v1::Segment& segment);
   // Takes planes that were decoded; waits for those beyond what may be under way, or for all.
   enum class Wait { kForRoom, kForAll };
   absl::Status TakeDecoded(Wait wait);
@@ -150,7 +149,7 @@ class GetAssembly {
 
   // Where planes come encoded, to be decoded on the host.
   std::unique_ptr<DecodeLine> line_;
-  std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions_;  // by block
+  std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions_;  // by block, once needed
   std::unique_ptr<DecodeLine::Plane> arriving_;                          // null: skip
 
   size_t layers_reported_ = 0;

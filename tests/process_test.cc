@@ -12,8 +12,8 @@
 #include "kvstow/client.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
-#include "tests/testing/print_path.h"
 #include "tests/testing/process.h"
+#include "tests/testing/way.h"
 
 namespace kvstow::testing {
 namespace {
@@ -34,8 +34,8 @@ SpaceSpec Spec() {
   return spec;
 }
 
-// Everything here holds on every data path.
-class ProcessTest : public ::testing::TestWithParam<DataPath> {
+// Everything here holds on every data path, whoever codes.
+class ProcessTest : public ::testing::TestWithParam<Way> {
  protected:
   void Start() {
     daemon_ = std::make_unique<Process>(
@@ -46,7 +46,7 @@ class ProcessTest : public ::testing::TestWithParam<DataPath> {
   void Connect() {
     ClientOptions options;
     options.target = "unix:" + socket_;
-    options.path = GetParam();
+    GetParam().ApplyTo(&options);
     options.connect_wait = absl::Seconds(20);
     options.lookup_deadline = absl::Seconds(20);
     options.get_deadline = absl::Seconds(20);
@@ -110,9 +110,7 @@ class ProcessTest : public ::testing::TestWithParam<DataPath> {
   std::vector<std::vector<std::vector<std::byte>>> blocks_, got_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Paths, ProcessTest,
-                         ::testing::Values(DataPath::kGrpc, DataPath::kSharedMemory),
-                         [](const auto& info) { return std::string(Name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Paths, ProcessTest, AllWays(), ::testing::PrintToStringParamName());
 
 TEST_P(ProcessTest, PutThenGetGivesEverythingBack) {
   PutAll();
@@ -125,7 +123,7 @@ TEST_P(ProcessTest, PutThenGetGivesEverythingBack) {
   };
   const auto get = space_->GetBlocks(request);
   EXPECT_EQ(get.usable, keys_.size()) << get.status;
-  EXPECT_EQ(get.path, GetParam());
+  EXPECT_EQ(get.path, GetParam().path);
   EXPECT_EQ(layers, (std::vector<uint32_t>{0, 1, 2, 3}));
   for (size_t b = 0; b < keys_.size(); ++b) {
     for (size_t p = 0; p < blocks_[b].size(); ++p) {

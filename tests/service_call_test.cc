@@ -1,6 +1,8 @@
 // Puts and Gets of the service that end in unusual ways.
 #include <memory>
 
+#include "codec/crc32c.h"
+#include "codec/plane.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/core/service.h"
@@ -15,6 +17,8 @@
 
 namespace kvstow::testing {
 namespace {
+
+using ::testing::HasSubstr;
 
 SpaceSpec Spec() {
   SpaceSpec spec;
@@ -87,6 +91,94 @@ class ServiceCallTest : public ::testing::Test {
       KeysOf(RootKey(FingerprintOf(Spec()), {}), std::vector<uint32_t>(128, 1), 128)[0];
   const std::vector<std::vector<std::byte>> block_ = MakeBlock(layout_, 1);
 };
+
+// ---- Planes that the client encoded ----
+
+struct ClientPlanes {
+  std::vector<EncodedPlane> planes;
+  std::vector<PlaneSegment> segments;  // whole planes
+};
+ClientPlanes EncodedByClient(const PlaneLayout& layout,
+                             const std::vector<std::vector<std::byte>>& block) {
+  ClientPlanes out;
+  for (size_t p = 0; p < layout.planes().size(); ++p) {
+    const PlaneSpec& plane = layout.planes()[p];
+    PlaneEncodeJobs jobs = MakeEncodeJobs(plane, layout.spec().codec, nullptr, block[p]);
+    EXPECT_TRUE(CpuCodec()->Encode(std::span(jobs.jobs)).ok());
+    out.planes.push_back(AssemblePlane(plane, jobs));
+    const auto& encoded = out.planes.back().bytes;
+    const auto bytes = static_cast<uint32_t>(encoded.size());
+    PlaneSegment segment = {plane.layer, plane.kind, 0, 0, bytes, bytes};
+    segment.declared = PlaneDeclaration{.crc32c = Crc32c(encoded)};
+    for (const TileEncodeJob& job : jobs.jobs) {
+      segment.declared->tiles.push_back(job.report.sums);
+    }
+    out.segments.push_back(std::move(segment));
+  }
+  return out;
+}
+
+TEST_F(ServiceCallTest, EncodedPlanesAreCheckedBeforeTheyCount) {
+  auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {}, {},
+                           PlaneForm::kEncoded);
+  const ClientPlanes sent = EncodedByClient(layout_, block_);
+  uint64_t encoded_bytes = 0;
+  for (size_t p = 0; p < sent.planes.size(); ++p) {
+    const std::span<const std::byte> data = sent.planes[p].bytes;
+    ASSERT_TRUE(put->Add({&sent.segments[p], 1}, {&data, 1}).ok());
+    encoded_bytes += data.size();
+  }
+  EXPECT_EQ(service_.Snapshot().inflight_bytes, encoded_bytes);
+  EXPECT_TRUE(stats_.totals().client_coded_bytes.empty()) << "nothing was checked yet";
+  bool stored = false;
+  ASSERT_TRUE(put->Commit([&](absl::StatusOr<PutResults> results) {
+                   stored = results.ok() && results->blocks[0].stored;
+                 })
+                  .ok());
+  EXPECT_FALSE(stored);
+  executor_.RunAll();
+  EXPECT_TRUE(stored);
+  EXPECT_EQ(put->received_bytes(), encoded_bytes);
+  put.reset();
+  EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
+  EXPECT_EQ(service_.Snapshot().staged_bytes, 0u);
+  EXPECT_EQ(stats_.totals().client_coded_bytes.at(CodecDirection::kEncode), layout_.raw_bytes());
+  EXPECT_EQ(stats_.totals().codec_bytes.size(), 0u) << "the daemon coded nothing";
+  EXPECT_EQ(stats_.totals().encoded_records, 1u);
+}
+
+TEST_F(ServiceCallTest, ABadPlaneEndsItsCallAndIsCounted) {
+  auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {}, {},
+                           PlaneForm::kEncoded);
+  ClientPlanes sent = EncodedByClient(layout_, block_);
+  sent.segments[0].declared->crc32c ^= 1;
+  std::span<const std::byte> data = sent.planes[0].bytes;
+  ASSERT_TRUE(put->Add({&sent.segments[0], 1}, {&data, 1}).ok()) << "not looked at yet";
+  executor_.RunAll();
+  data = sent.planes[1].bytes;
+  const absl::Status next = put->Add({&sent.segments[1], 1}, {&data, 1});
+  EXPECT_TRUE(absl::IsInvalidArgument(next)) << next;
+  EXPECT_THAT(std::string(next.message()), HasSubstr("layer 0 k block 0 was refused (checksum)"));
+  put->Cancel();
+  put.reset();
+  EXPECT_EQ(stats_.totals().plane_faults.at(PlaneFault::kChecksum), 1u);
+  EXPECT_EQ(service_.Snapshot().staged_bytes, 0u);
+  EXPECT_EQ(Lookup(), 0u);
+  EXPECT_TRUE(Store()) << "nothing is pending";
+}
+
+TEST_F(ServiceCallTest, EncodedPlanesOfACancelledPutAreNotLookedAt) {
+  auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {}, {},
+                           PlaneForm::kEncoded);
+  ClientPlanes sent = EncodedByClient(layout_, block_);
+  sent.segments[0].declared->crc32c ^= 1;
+  const std::span<const std::byte> data = sent.planes[0].bytes;
+  ASSERT_TRUE(put->Add({&sent.segments[0], 1}, {&data, 1}).ok());
+  put->Cancel();
+  executor_.RunAll();
+  EXPECT_TRUE(stats_.totals().plane_faults.empty());
+  EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
+}
 
 // A transport's callback holds the transport's call, which holds the GetCall.
 TEST_F(ServiceCallTest, GetKeepsNothingAfterCancel) {

@@ -10,11 +10,10 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
-#include "kvstow/coding.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/fake_worker_gpu.h"
 #include "tests/testing/kv_data.h"
-#include "tests/testing/print_path.h"
+#include "tests/testing/way.h"
 
 namespace kvstow::testing {
 namespace {
@@ -36,15 +35,6 @@ SpaceSpec Spec(CodecId codec) {
   return spec;
 }
 
-// A path, and who codes.
-struct Way {
-  DataPath path;
-  bool worker_codes = false;
-};
-void PrintTo(const Way& way, std::ostream* out) {
-  *out << std::string(Name(way.path)) << (way.worker_codes ? "_coding" : "");
-}
-
 class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Way> {
  protected:
   void SetUp() override {
@@ -64,12 +54,12 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   ClientOptions Options(DataPath path) const {
     ClientOptions options;
     options.target = target();
+    GetParam().ApplyTo(&options);
     options.path = path;
     if (path == DataPath::kDeviceMemory) {
       options.path = DataPath::kAuto;  // Puts go through host memory
       options.gpu = gpu_;
     }
-    if (GetParam().worker_codes) options.coder = MakeCpuCoder();
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
     options.get_deadline = options.put_deadline = absl::Seconds(60);
     options.breaker_failures = 1000;  // the breaker has its own tests
@@ -155,11 +145,9 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   std::vector<BlockKey> keys_;
   std::vector<Planes> blocks_, got_;
 };
-INSTANTIATE_TEST_SUITE_P(Paths, TransportTest,
-                         ::testing::Values(Way{DataPath::kGrpc}, Way{DataPath::kSharedMemory},
-                                           Way{DataPath::kGrpc, true},
-                                           Way{DataPath::kSharedMemory, true},
-                                           Way{DataPath::kDeviceMemory},
+INSTANTIATE_TEST_SUITE_P(Paths, TransportTest, AllWays(), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(DevicePath, TransportTest,
+                         ::testing::Values(Way{DataPath::kDeviceMemory},
                                            Way{DataPath::kDeviceMemory, true}),
                          ::testing::PrintToStringParamName());
 

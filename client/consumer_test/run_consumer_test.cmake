@@ -12,3 +12,4 @@ run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/consumer_test/project -B ${WORK_DIR}/build
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build)
 # Without a daemon the worker recomputes everything and is none the worse for it.
 run(${WORK_DIR}/build/worker unix:${WORK_DIR}/no-daemon.sock)
+run(${WORK_DIR}/build/coding_worker unix:${WORK_DIR}/no-daemon.sock)

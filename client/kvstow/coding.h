@@ -53,8 +53,8 @@ class SpaceCoder {
 
   struct EncodeJob {
     size_t plane = 0;
-    std::shared_ptr<const Positions> positions;
-    std::span<const std::byte> values;  // the plane's raw_bytes
+    std::shared_ptr<const Positions> positions = nullptr;
+    std::span<const std::byte> values = {};  // the plane's raw_bytes
     // Not null: a job that is found to be unwanted is left undone, with CANCELLED.
     const std::atomic<bool>* unwanted = nullptr;
 
@@ -68,8 +68,8 @@ class SpaceCoder {
 
   struct DecodeJob {
     size_t plane = 0;
-    std::shared_ptr<const Positions> positions;
-    std::span<const std::byte> bytes;
+    std::shared_ptr<const Positions> positions = nullptr;
+    std::span<const std::byte> bytes = {};
     uint32_t crc32c = 0;
     const std::atomic<bool>* unwanted = nullptr;
 

@@ -36,7 +36,15 @@ std::string Human(const BenchTotals& t, double seconds) {
                absl::StrFormat("%.3f", op.bytes / 1e9 / std::max(op.busy(), 1e-9)), at(0.5),
                at(0.9), at(0.99), at(1)});
   }
-  std::string out = absl::StrCat(table.Render(), "\ndata path: ", Name(t.path), "\n");
+  std::string out = absl::StrCat(table.Render(), "\ndata path: ", Name(t.path));
+  for (const BenchOp op : {BenchOp::kPut, BenchOp::kGet}) {
+    const BenchTally& tally = t.ops[static_cast<size_t>(op)];
+    if (tally.bytes == 0) continue;
+    absl::StrAppendFormat(&out, "; %s: %.3f bytes crossed it a raw byte",
+                          kBenchOpNames[static_cast<size_t>(op)],
+                          Mean(static_cast<double>(tally.crossed), tally.bytes));
+  }
+  out += "\n";
   if (t.stored_blocks > 0) {
     const uint64_t n = t.stored_blocks;
     absl::StrAppendFormat(
@@ -59,11 +67,11 @@ std::string Json(const BenchTotals& t, double seconds, absl::string_view data) {
     const BenchTally& op = t.ops[i];
     const auto ms = [&](double p) { return 1e3 * Percentile(op.seconds, p); };
     ops.push_back(absl::StrFormat(
-        R"("%s":{"count":%d,"failures":%d,"raw_bytes":%d,"gb_per_s":%.4f,"gb_per_s_while_at_it":%.4f,"p50_ms":%.4f,)"
+        R"("%s":{"count":%d,"failures":%d,"raw_bytes":%d,"crossed_bytes":%d,"gb_per_s":%.4f,"gb_per_s_while_at_it":%.4f,"p50_ms":%.4f,)"
         R"("p90_ms":%.4f,"p99_ms":%.4f,"max_ms":%.4f,"declined_blocks":%d})",
-        kBenchOpNames[i], op.seconds.size(), op.failures, op.bytes, op.bytes / 1e9 / seconds,
-        op.bytes / 1e9 / std::max(op.busy(), 1e-9), ms(0.5), ms(0.9), ms(0.99), ms(1),
-        op.declined_blocks));
+        kBenchOpNames[i], op.seconds.size(), op.failures, op.bytes, op.crossed,
+        op.bytes / 1e9 / seconds, op.bytes / 1e9 / std::max(op.busy(), 1e-9), ms(0.5), ms(0.9),
+        ms(0.99), ms(1), op.declined_blocks));
   }
   const uint64_t n = t.stored_blocks;
   return absl::StrFormat(
@@ -88,6 +96,7 @@ class Bench : public Command {
            "  kvstow bench --seconds=10 --threads=2\n"
            "  kvstow bench --mix=put,get,get,get,lookup --blocks=16 --layers=32\n"
            "  for p in grpc shm; do kvstow bench --path=$p --codec=raw; done\n"
+           "  for c in daemon worker; do kvstow bench --coding=$c; done\n"
            "  kvstow bench --trace_k=K.npy --trace_v=V.npy --inv_freq=F.npy --ops=100 --json\n";
   }
   void AddFlags(FlagSet* flags) override {

@@ -22,6 +22,7 @@ double Since(Clock::time_point start) {
 void BenchTally::Add(const BenchTally& other) {
   seconds.insert(seconds.end(), other.seconds.begin(), other.seconds.end());
   bytes += other.bytes;
+  crossed += other.crossed;
   failures += other.failures;
   declined_blocks += other.declined_blocks;
 }
@@ -83,7 +84,8 @@ void BenchWorker::Put() {
     return Note(result.status);
   }
   tally(BenchOp::kPut).seconds.push_back(Since(start));
-  tally(BenchOp::kPut).bytes += result.sent_bytes;
+  tally(BenchOp::kPut).bytes += result.stored * space_->layout().raw_bytes();
+  tally(BenchOp::kPut).crossed += result.sent_bytes;
   tally(BenchOp::kPut).declined_blocks += request.keys.size() - result.stored - result.existed;
   CountStored(result);
   if (result.stored < request.keys.size()) return;
@@ -115,7 +117,8 @@ void BenchWorker::Get() {
   const auto start = Clock::now();
   const GetBlocksResult result = space_->GetBlocks(request);
   totals_.path = result.path;
-  tally(BenchOp::kGet).bytes += result.received_bytes;
+  tally(BenchOp::kGet).bytes += result.usable * space_->layout().raw_bytes();
+  tally(BenchOp::kGet).crossed += result.received_bytes;
   if (result.status.ok() && result.usable == request.keys.size()) {
     tally(BenchOp::kGet).seconds.push_back(Since(start));
     return;

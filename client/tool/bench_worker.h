@@ -22,6 +22,7 @@ inline constexpr std::array<const char*, 3> kBenchOpNames = {"put", "get", "look
 struct BenchTally {
   std::vector<double> seconds;  // of each operation that succeeded
   uint64_t bytes = 0;           // raw KV moved
+  uint64_t crossed = 0;         // what crossed the path for it: less where the worker codes
   uint64_t failures = 0;        // errors and, for gets and lookups, what should have been there
   uint64_t declined_blocks = 0;
 

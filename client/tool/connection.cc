@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/channel.h"
 #include "client/convert.h"
+#include "client/kvstow/coding.h"
 #include "client/outcome.h"
 #include "client/tool/exit_code.h"
 
@@ -35,6 +36,8 @@ void Connection::AddFlags(FlagSet* flags) {
              "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
   flags->Add("path", &path, {"auto", "grpc", "shm"},
              "How KV travels: in the stream, or through memory shared with a daemon on this host");
+  flags->Add("coding", &coding, {"daemon", "worker"},
+             "Who encodes and decodes KV: with worker it travels encoded, a seventh of the bytes");
   flags->Add(
       "tls_ca", &security.ca_file,
       "PEM file of the CA that signed the daemon's certificate; TCP then uses TLS. $KVSTOW_TLS_CA "
@@ -61,6 +64,7 @@ std::unique_ptr<Client> Connection::MakeClient() const {
   for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory}) {
     if (path == Name(each)) options.path = each;
   }
+  if (coding == "worker") options.coder = MakeCpuCoder();
   options.lookup_deadline = options.get_deadline = options.put_deadline = deadline;
   options.control_deadline = options.connect_wait = deadline;
   return Client::Create(options);

@@ -20,6 +20,7 @@ namespace kvstow::tool {
 struct Connection {
   std::string target;  // $KVSTOW_TARGET, else the default socket
   std::string path = "auto";
+  std::string coding = "daemon";
   ClientSecurity security;                      // $KVSTOW_TOKEN_FILE and the like set the defaults
   absl::Duration deadline = absl::Seconds(30);  // of each call
 

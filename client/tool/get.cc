@@ -80,7 +80,7 @@ class Get : public SpaceCommand {
         if (block < result.usable) arrays->CopyIn(layout(), *plane, first + block, data);
       }
       first += result.usable;
-      bytes += result.received_bytes;
+      bytes += result.usable * layout().raw_bytes();
     }
     return bytes;
   }

@@ -36,16 +36,17 @@ void Print(const PutBlocksResult& result, const PlaneLayout& layout, double seco
     table.Row(BlockRow(b, result.blocks[b], layout.raw_bytes()));
   }
   if (result.stored > 0) {
-    table.Row({"all", absl::StrCat(result.stored, " stored"), Bytes(result.sent_bytes),
-               Bytes(result.record_bytes), Bits(result.k), Bits(result.v), Error(result.k.nmse),
-               Error(result.k.centred_nmse), Error(result.v.nmse), Error(result.v.centred_nmse)});
+    table.Row({"all", absl::StrCat(result.stored, " stored"),
+               Bytes(result.stored * layout.raw_bytes()), Bytes(result.record_bytes),
+               Bits(result.k), Bits(result.v), Error(result.k.nmse), Error(result.k.centred_nmse),
+               Error(result.v.nmse), Error(result.v.centred_nmse)});
   }
   std::printf("%s\n%zu stored, %zu existed, %zu not stored", table.Render().c_str(), result.stored,
               result.existed, result.blocks.size() - result.stored - result.existed);
   if (result.stored > 0) {
-    std::printf("; %.2fx smaller; %.1f MB/s of raw KV in %.3f s",
-                static_cast<double>(result.stored * layout.raw_bytes()) / result.record_bytes,
-                result.sent_bytes / 1e6 / seconds, seconds);
+    const auto raw = static_cast<double>(result.stored * layout.raw_bytes());
+    std::printf("; %.2fx smaller; %.1f MB/s of raw KV in %.3f s", raw / result.record_bytes,
+                raw / 1e6 / seconds, seconds);
   }
   std::printf("\n");
 }

@@ -255,7 +255,7 @@ void GetCall::Produce(const Job& job) {
   auto encoded = [&] {
     const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
     Open(block);
-    return Fetch(block, plane);
+    return Fetch(block, job.plane);
   }();
   if (!encoded.ok()) {
     Finish(*slot, block, encoded.status());
