@@ -1,5 +1,6 @@
 #include "client/testing/fake_daemon.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
@@ -265,6 +266,9 @@ void FakeDaemon::Start() {
     store_.clear();
   }
   service_ = std::make_unique<Service>(this);
+  // The last user of gRPC in a process may wait ten seconds for it to end; so it does not end.
+  static const bool kept = (grpc_init(), true);
+  static_cast<void>(kept);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(target(), grpc::InsecureServerCredentials());
