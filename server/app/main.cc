@@ -1,6 +1,7 @@
 // kvstowd: keeps KV cache for inference workers.
 #include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -76,6 +77,14 @@ void TuneMalloc() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
 }
 
+// Each connection is one, and the usual soft limit of 1024 is for programs that use select().
+void AllowManyDescriptors() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 // Debian's Abseil looks for lock cycles at every lock, in release builds too; tests are where that
 // belongs.
 void TrustLockOrder() {
@@ -134,6 +143,7 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  AllowManyDescriptors();
   TuneMalloc();
   TrustLockOrder();
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
