@@ -152,7 +152,9 @@ absl::Status RpcServer::Bind(FillStats fill_stats) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // A connection that says nothing, or not what HTTP/2 or TLS begin with, is nobody's for long; one
   // that once spoke and holds no call is asked to come back when it has something to say.
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(
+      GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options_.handshake_timeout)));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600'000);
   KVSTOW_RETURN_IF_ERROR(Listen(builder));
   server_ = builder.BuildAndStart();

@@ -35,7 +35,9 @@ struct RpcServerOptions {
   TlsFiles tls;             // of TCP; without it TCP is in clear: whoever sets that has said so
   uint32_t max_bulk_streams = 64;
   absl::Duration stall_timeout =
-      absl::Seconds(30);                  // a bulk call that moves nothing for so long ends
+      absl::Seconds(30);  // a bulk call that moves next to nothing for so long ends
+  // A connection that has not begun to speak HTTP/2 (or TLS) by then ends.
+  absl::Duration handshake_timeout = absl::Seconds(10);
   std::vector<TenantCallLimits> tenants;  // by TenantId
   bool reflection = false;
   std::vector<std::string> data_paths = {"grpc"};  // told to clients
