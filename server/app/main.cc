@@ -110,6 +110,15 @@ int Serve(const DaemonConfig& config, const sigset_t& signals) {
   return 0;
 }
 
+// "--insecure" as everybody writes it: a flag that may be absent wants a value from Abseil.
+void GiveSwitchesTheirValue(int argc, char** argv) {
+  static char insecure[] = "--insecure=true", reflection[] = "--reflection=true";
+  for (int i = 1; i < argc; ++i) {
+    if (absl::string_view(argv[i]) == "--insecure") argv[i] = insecure;
+    if (absl::string_view(argv[i]) == "--reflection") argv[i] = reflection;
+  }
+}
+
 int Main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "keeps the KV cache of long prompts outside the inference engine.\n\n"
@@ -117,6 +126,7 @@ int Main(int argc, char** argv) {
       "  kvstowd --unix_socket=/tmp/kv.sock --host_tier=64GiB\n"
       "  kvstowd --config=kvstowd.textproto --check_config\n\n"
       "SIGTERM drains and exits 0. A configuration that cannot be used exits 78.");
+  GiveSwitchesTheirValue(argc, argv);
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
   if (rest.size() > 1) {
     std::fprintf(stderr, "kvstowd: unexpected argument '%s'; settings are flags, see --help\n",
