@@ -63,7 +63,9 @@ class BulkReactor : public Reactor,
     if (since != kNotWaiting) waited_ns_ = Now() - since;
   }
   void NoteMoved(uint64_t bytes) {
-    if (moved_.fetch_add(bytes) + bytes < kLeastProgress) return;
+    if (moved_.fetch_add(bytes) + bytes >= kLeastProgress) NoteProgress();
+  }
+  void NoteProgress() {
     moved_ = 0;
     waited_ns_ = 0;
   }

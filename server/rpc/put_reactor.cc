@@ -142,6 +142,7 @@ class PutReactor final
     absl::MutexLock lock(&mu_);
     results_ = Serialize(response);
     results_ready_ = true;
+    NoteProgress();
     WaitForClient();  // to read
     if (!writing_) SendResults();
   }
