@@ -9,7 +9,7 @@
 namespace kvstow::client {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
+constexpr char kVersion[] = KVSTOW_VERSION;
 
 gpr_timespec After(absl::Duration timeout) {
   if (timeout == absl::InfiniteDuration()) return gpr_inf_future(GPR_CLOCK_MONOTONIC);

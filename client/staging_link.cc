@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace kvstow::client {
 namespace {
 
@@ -74,7 +72,7 @@ void StagingLink::Loop() {
       mu_.Await(absl::Condition(&wanted));
       if (stop_) return;
       ask_ = false;
-      asked_ = absl::Now();
+      asked_ = std::chrono::steady_clock::now();
       session_id = session_id_;
     }
     Ask(session_id);
@@ -151,7 +149,8 @@ std::optional<StagingLink::Slot> StagingLink::Borrow(const std::string& session_
     return Slot(this, region_, *free);
   }
   // Refused before; by now there may be room.
-  if (region_ == nullptr && absl::Now() - asked_ > options_.retry_pause) ask_ = true;
+  const auto since = absl::FromChrono(std::chrono::steady_clock::now() - asked_);
+  if (region_ == nullptr && since > options_.retry_pause) ask_ = true;
   return std::nullopt;
 }
 

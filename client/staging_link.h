@@ -9,6 +9,7 @@
 // Thread-safe. Owns a thread.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -106,9 +107,9 @@ class StagingLink {
   std::string session_id_ ABSL_GUARDED_BY(mu_);  // the session to have a region of
   std::shared_ptr<Region> region_ ABSL_GUARDED_BY(mu_);
   absl::Status why_not_ ABSL_GUARDED_BY(mu_);
-  bool ask_ ABSL_GUARDED_BY(mu_) = false;      // the thread is to ask
-  absl::Time asked_ ABSL_GUARDED_BY(mu_);      // when it did
-  uint64_t answers_ ABSL_GUARDED_BY(mu_) = 0;  // to its questions
+  bool ask_ ABSL_GUARDED_BY(mu_) = false;                             // the thread is to ask
+  std::chrono::steady_clock::time_point asked_ ABSL_GUARDED_BY(mu_);  // when it did
+  uint64_t answers_ ABSL_GUARDED_BY(mu_) = 0;                         // to its questions
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;  // last: runs on all of the above; not started without a socket
 };

@@ -1,4 +1,5 @@
 // Where the daemon listens and what it serves there besides its own API.
+#include <filesystem>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -40,6 +41,32 @@ TEST_F(ListenerTest, TcpServesTheSame) {
   RawWorker worker(daemon_->listeners()[1]);
   worker.OpenSmall();
   EXPECT_EQ(worker.Lookup(SmallKeys(2)), 0u);
+}
+
+TEST_F(ListenerTest, APortThatIsTakenIsNamed) {
+  config_.rpc.tcp_address = "127.0.0.1:0";
+  StartDaemon();
+  config_.rpc.tcp_address = daemon_->listeners()[1];
+  config_.rpc.unix_socket += "2";
+  const auto second = Daemon::Start(config_);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()),
+              ::testing::AllOf(::testing::HasSubstr(config_.rpc.tcp_address),
+                               ::testing::HasSubstr("is the port free")));
+  EXPECT_FALSE(std::filesystem::exists(config_.rpc.unix_socket)) << "it left its socket behind";
+}
+
+TEST_F(ListenerTest, NamesAndAddressesOfOthers) {
+  config_.rpc.tcp_address = "localhost:0";
+  StartDaemon();
+  const std::string address = daemon_->listeners()[1];
+  EXPECT_THAT(address, ::testing::StartsWith("localhost:"));
+  RawWorker worker(address);
+  worker.OpenSmall();
+  daemon_.reset();
+  config_.rpc.tcp_address = "192.0.2.1:0";
+  EXPECT_THAT(std::string(Daemon::Start(config_).status().message()),
+              ::testing::HasSubstr("192.0.2.1:0"));
 }
 
 TEST_F(ListenerTest, HealthIsServed) {

@@ -1,5 +1,6 @@
 // The daemon as a process, and the client library against it: killed, stopped, restarted, told to
 // stop. What a worker sees is a miss within its deadline, and its memory stays its own.
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <string>
@@ -337,8 +338,38 @@ TEST(DaemonCommandTest, ChecksItsConfiguration) {
   EXPECT_THAT(ReadFile(out), HasSubstr("host_tier"));
   EXPECT_EQ(Process({KVSTOWD, "--tcp=127.0.0.1:0", "--check_config"}, out).Wait(), 78);
   EXPECT_THAT(ReadFile(out), HasSubstr("--insecure"));
+  EXPECT_EQ(Process({KVSTOWD, "--tcp=127.0.0.1:0", "--insecure", "--reflection", "--check_config"})
+                .Wait(),
+            0);
   EXPECT_EQ(Process({KVSTOWD, "surplus"}, out).Wait(), 64);
   EXPECT_NE(Process({KVSTOWD, "--no_such_flag"}, out).Wait(), 0);
+}
+
+// A configuration that cannot be used is refused with file and field before anything is bound: not
+// even the socket of a daemon that is there before is touched.
+TEST(DaemonCommandTest, AWrongConfigurationBindsNothing) {
+  const TempDir dir;
+  const std::string config = dir.path() + "/c.textproto", socket = dir.path() + "/d.sock";
+  const std::string tcp = "tcp: '127.0.0.1:0' ";
+  for (const auto& [text, field] : std::vector<std::pair<std::string, std::string>>{
+           {"host_tier: 'much'", "host_tier"},
+           {tcp, "insecure"},
+           {tcp + "tls { certificate: '/nowhere' key: '/nowhere' }", "tls"},
+           {"tenant { name: 'a' token_file: '/nowhere' }", "token_file"},
+           {"tenant { name: 'a' quota { host_tier: '0' } } unix_tenant: 'a'", "quota.host_tier"},
+           {"metrics: 'nonsense'", "metrics"}}) {
+    const std::string out = dir.path() + "/out";
+    std::filesystem::remove(out);
+    std::ofstream(config) << text;
+    std::ofstream(socket) << "somebody's";
+    EXPECT_EQ(Process({KVSTOWD, "--config=" + config, "--unix_socket=" + socket}, out).Wait(), 78);
+    EXPECT_THAT(ReadFile(out), ::testing::AllOf(HasSubstr(config), HasSubstr(field))) << text;
+    EXPECT_EQ(ReadFile(socket), "somebody's");
+    std::filesystem::remove(socket);
+    EXPECT_EQ(Process({KVSTOWD, "--config=" + config, "--unix_socket=" + socket}, out).Wait(), 78);
+    EXPECT_FALSE(std::filesystem::exists(socket));
+    EXPECT_FALSE(std::filesystem::exists(socket + ".staging"));
+  }
 }
 
 // What --print_config prints is a configuration file.

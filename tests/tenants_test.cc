@@ -1,21 +1,17 @@
 // Tenants beside each other in one daemon: what is another's looks like what is not there, whatever
 // the call, and nobody takes more than is theirs.
-#include <netinet/in.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <fstream>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/channel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "staging/side_channel.h"
+#include "tests/testing/bare_connection.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/raw_worker.h"
@@ -27,27 +23,6 @@ using ::testing::HasSubstr;
 
 constexpr char kTokenA[] = "token-of-a-0123456789abcdef";
 constexpr char kTokenB[] = "token-of-b-0123456789abcdef";
-
-// A bare connection to "unix:/path" or "127.0.0.1:port"; empty when it fails.
-OwnedFd Connect(const std::string& listener) {
-  const bool local = absl::StartsWith(listener, "unix:");
-  OwnedFd fd(socket(local ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un path{};
-  path.sun_family = AF_UNIX;
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int done = -1;
-  if (local) {
-    listener.copy(path.sun_path, sizeof(path.sun_path) - 1, std::strlen("unix:"));
-    done = connect(fd.get(), reinterpret_cast<sockaddr*>(&path), sizeof(path));
-  } else {
-    address.sin_port =
-        htons(static_cast<uint16_t>(std::stoi(listener.substr(listener.rfind(':') + 1))));
-    done = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
-  }
-  return done == 0 ? std::move(fd) : OwnedFd();
-}
 
 class TenantsTest : public DaemonTest {
  protected:
@@ -437,7 +412,7 @@ TEST_F(TenantsTest, SilentConnectionsKeepNobodyOut) {
     OwnedFd fd = Connect(daemon_->listeners()[i % 2]);
     ASSERT_TRUE(fd) << i;
     if (i % 3 == 0) {
-      ASSERT_EQ(write(fd.get(), "PRI * HT", 8), 8);
+      ASSERT_TRUE(Say(fd, "PRI * HT"));
     }
     silent.push_back(std::move(fd));
   }

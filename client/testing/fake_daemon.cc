@@ -1,5 +1,7 @@
 #include "client/testing/fake_daemon.h"
 
+#include <grpc/grpc.h>
+#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 #include <stdlib.h>
@@ -166,6 +168,7 @@ class FakeDaemon::Service : public v1::Kvstow::Service {
     std::string id = std::to_string(++d_.sessions_);
     v1::SessionEvent event;
     event.set_session_id(std::string(16 - id.size(), '0') + id);
+    event.set_server_version("0.0.1");
     event.set_instance_id("instance-" + std::to_string(d_.instance_));
     return event;
   }
@@ -263,6 +266,10 @@ void FakeDaemon::Start() {
     store_.clear();
   }
   service_ = std::make_unique<Service>(this);
+  // The last user of gRPC in a process may wait ten seconds for it to end; so it does not end.
+  static const bool kept = (grpc_init(), true);
+  static_cast<void>(kept);
+  grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(target(), grpc::InsecureServerCredentials());
   // Threads enough to poll while handlers stall.

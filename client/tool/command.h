@@ -20,11 +20,14 @@ class Command {
   virtual void AddFlags(FlagSet* flags) = 0;
   // INVALID_ARGUMENT for combinations of flags that make no sense. Called before Run().
   virtual absl::Status Check(const FlagSet&) { return absl::OkStatus(); }
+  // False for a command that is to run with a connection whose Check() fails.
+  virtual bool wants_sound_connection() const { return true; }
   // An exit code.
   virtual int Run(const Connection& connection) = 0;
 };
 
 std::unique_ptr<Command> MakeHealth();
+std::unique_ptr<Command> MakeDoctor();
 std::unique_ptr<Command> MakeStats();
 std::unique_ptr<Command> MakePut();
 std::unique_ptr<Command> MakeLookup();

@@ -25,6 +25,7 @@ constexpr char kExamples[] =
     R"(
 Examples:
   kvstow health                                    is the daemon up?
+  kvstow doctor                                    what is wrong between here and the daemon?
   kvstow stats --watch=2                           what does it hold?
   kvstow put --k=K.npy --v=V.npy --tokens=T.npy --model=org/model --write_space=space.textproto
   kvstow lookup --tokens=T.npy --space=space.textproto
@@ -38,6 +39,7 @@ Every command takes --target (default $KVSTOW_TARGET, else unix:/run/kvstow/kvst
 Commands AllCommands() {
   Commands commands;
   commands.push_back(MakeHealth());
+  commands.push_back(MakeDoctor());
   commands.push_back(MakeStats());
   commands.push_back(MakePut());
   commands.push_back(MakeLookup());
@@ -79,7 +81,7 @@ int RunCommand(Command* command, const std::vector<std::string>& args) {
     return kExitOk;
   }
   if (status.ok()) status = command->Check(flags);
-  if (status.ok()) status = connection.Check();
+  if (status.ok() && command->wants_sound_connection()) status = connection.Check();
   if (!status.ok()) return BadUsage(std::string(status.message()), help_command);
   return command->Run(connection);
 }

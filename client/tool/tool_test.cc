@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 
 #include <array>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "client/testing/fake_daemon.h"
+#include "client/tool/doctor/machine.h"
 #include "client/tool/flag_set.h"
 #include "client/tool/format.h"
 #include "gtest/gtest.h"
@@ -42,8 +44,8 @@ const std::string kTraces = std::string(KVSTOW_SOURCE_DIR) + "/testdata/kv-trace
 TEST(ToolTest, HelpTeaches) {
   const Ran help = Kvstow("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* word : {"health", "stats", "put", "lookup", "get", "inspect", "drop", "watch",
-                           "bench", "Examples:", "Exit codes:", "--target"}) {
+  for (const char* word : {"health", "doctor", "stats", "put", "lookup", "get", "inspect", "drop",
+                           "watch", "bench", "Examples:", "Exit codes:", "--target"}) {
     EXPECT_THAT(help.output, HasSubstr(word));
   }
 }
@@ -63,8 +65,8 @@ TEST_P(CommandTest, HasHelpAndRefusesUnknownFlags) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Commands, CommandTest,
-                         ::testing::Values("health", "stats", "put", "lookup", "get", "inspect",
-                                           "drop", "watch", "bench"),
+                         ::testing::Values("health", "doctor", "stats", "put", "lookup", "get",
+                                           "inspect", "drop", "watch", "bench"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(ToolTest, BadUsage) {
@@ -145,6 +147,93 @@ TEST(ToolTest, StalledDaemonEndsWithTheDeadline) {
              (" --target=" + daemon.target()));
   EXPECT_EQ(ran.code, 2);
   EXPECT_THAT(ran.output, HasSubstr("did not answer within 200ms"));
+}
+
+TEST(ToolTest, DoctorKnowsAnotherVersion) {
+  client::testing::FakeDaemon daemon;
+  const Ran ran = Kvstow("doctor --target=" + daemon.target());
+  EXPECT_THAT(ran.output, HasSubstr("warn  version        kvstowd is 0.0.1, this tool "));
+  // Which has no Stats, and says so.
+  EXPECT_THAT(ran.output, HasSubstr("FAIL  store          UNIMPLEMENTED"));
+  EXPECT_EQ(ran.code, 1) << ran.output;
+}
+
+TEST(ToolTest, DoctorOfADaemonThatDoesNotOpenSessions) {
+  client::testing::FakeDaemon daemon;
+  daemon.hooks().session = [&](auto* context) { return daemon.Stall(context); };
+  const Ran ran = Kvstow("doctor --deadline=200ms --target=" + daemon.target());
+  EXPECT_THAT(ran.output, HasSubstr("FAIL  session        DEADLINE_EXCEEDED"));
+  EXPECT_EQ(ran.code, 1) << ran.output;
+}
+
+// What the kernel would say of a container, in a folder.
+class DoctorMemoryTest : public ::testing::Test {
+ protected:
+  void Write(const std::string& file, const std::string& text) const {
+    const std::filesystem::path path = root() + file;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path) << text << "\n";
+  }
+  std::string root() const { return dir_.path(); }
+  std::string LineOf(const std::string& check, const DaemonNeeds& daemon) const {
+    std::string line;
+    Checkup checkup([&](const Finding& f) {
+      if (f.check == check) line = Name(f.level) + " " + f.found + " -> " + f.change;
+    });
+    CheckMemory(daemon, &checkup, root());
+    return line;
+  }
+  const testing::TempDir dir_;
+};
+
+TEST_F(DoctorMemoryTest, TheTightestGroupBounds) {
+  EXPECT_FALSE(ReadMemoryBound("self", root()));
+  EXPECT_THAT(LineOf("memory", {}), HasSubstr("skip no cgroup v2"));
+  Write("/proc/self/cgroup", "0::/pod/container");
+  Write("/sys/fs/cgroup/pod/memory.max", "1073741824");
+  Write("/sys/fs/cgroup/pod/memory.current", "1048576");
+  Write("/sys/fs/cgroup/pod/container/memory.max", "max");
+  Write("/sys/fs/cgroup/pod/container/memory.current", "4096");
+  const auto bound = ReadMemoryBound("self", root());
+  ASSERT_TRUE(bound);
+  EXPECT_EQ(bound->limit, uint64_t{1} << 30);
+  EXPECT_EQ(bound->used, uint64_t{1} << 20);
+  EXPECT_THAT(LineOf("memory", {}), HasSubstr("ok 1.00 MiB of this container's limit of 1.00 GiB"));
+  Write("/sys/fs/cgroup/pod/memory.current", "1000000000");
+  EXPECT_THAT(LineOf("memory", {}), HasSubstr("raise the memory limit"));
+}
+
+// In a container's own namespace its group is the top, whatever the path.
+TEST_F(DoctorMemoryTest, AContainersOwnGroup) {
+  Write("/proc/self/cgroup", "0::/../elsewhere");
+  Write("/sys/fs/cgroup/memory.max", "1073741824");
+  Write("/sys/fs/cgroup/memory.current", "0");
+  EXPECT_EQ(ReadMemoryBound("self", root())->limit, uint64_t{1} << 30);
+  Write("/sys/fs/cgroup/memory.max", "max");
+  EXPECT_FALSE(ReadMemoryBound("self", root())->limit);
+  EXPECT_THAT(LineOf("memory", {}), HasSubstr("no memory limit"));
+}
+
+TEST_F(DoctorMemoryTest, TheDaemonsLimitIsHeldToItsTiers) {
+  Write("/proc/self/cgroup", "0::/pod");
+  Write("/proc/7/cgroup", "0::/pod");
+  Write("/proc/8/cgroup", "0::/other");
+  Write("/proc/meminfo", "MemTotal:       16777216 kB");
+  Write("/sys/fs/cgroup/pod/memory.max", std::to_string(uint64_t{8} << 30));
+  Write("/sys/fs/cgroup/pod/memory.current", "0");
+  const auto line = [&](const DaemonNeeds& daemon) { return LineOf("daemon memory", daemon); };
+  EXPECT_THAT(line({.reached = false}), HasSubstr("skip no daemon"));
+  EXPECT_THAT(line({.reached = true, .process = 0}), HasSubstr("not of this container"));
+  EXPECT_THAT(line({.reached = true, .process = 8}), HasSubstr("not of this container"));
+  EXPECT_THAT(line({.reached = true, .process = 7}), HasSubstr("for admins to see"));
+  DaemonNeeds daemon{.reached = true, .process = 7, .host_tier = uint64_t{5} << 30};
+  EXPECT_THAT(line(daemon), HasSubstr("ok limit 8.00 GiB; a host tier of 5.00 GiB"));
+  daemon.uses_gpu = true;
+  EXPECT_THAT(line(daemon), HasSubstr("FAIL limit 8.00 GiB"));
+  daemon = {.reached = true, .process = 7, .host_tier = uint64_t{8} << 30};
+  EXPECT_THAT(line(daemon), HasSubstr("needs 10.25 GiB -> raise the memory limit"));
+  Write("/sys/fs/cgroup/pod/memory.max", "max");
+  EXPECT_THAT(line(daemon), HasSubstr("ok memory of the machine 16.00 GiB"));
 }
 
 TEST(FlagSetTest, Forms) {

@@ -71,6 +71,8 @@ struct Daemon::Parts {
   bool gpu_tier_lost = false;   // told to the store
   absl::Time next_reload = absl::InfinitePast();
   bool tokens_reloaded = true;  // the last time
+  uint64_t refused_connections_told = 0;
+  absl::Time next_refusal_told = absl::InfinitePast();
   absl::Notification stop_maintenance;
   std::thread maintenance;
 
@@ -81,6 +83,7 @@ struct Daemon::Parts {
   bool gpu_healthy() const;
   void TellGpuHealth();
   void ReloadTokens();
+  void TellRefusedConnections();
   void Maintain();
   void LogStart(const DaemonConfig& config) const;
 };
@@ -173,7 +176,19 @@ void Daemon::Parts::Maintain() {
     rpc->Maintain();
     TellGpuHealth();
     ReloadTokens();
+    TellRefusedConnections();
   }
+}
+
+void Daemon::Parts::TellRefusedConnections() {
+  const uint64_t refused = rpc->refused_connections();
+  if (refused == refused_connections_told || clock.Now() < next_refusal_told) return;
+  next_refusal_told = clock.Now() + absl::Seconds(10);
+  spdlog::error(
+      "kvstowd refused {} connections: its file descriptors are used up; raise the hard limit of "
+      "open files (ulimit -Hn, LimitNOFILE), or look for clients that connect and do nothing",
+      refused - refused_connections_told);
+  refused_connections_told = refused;
 }
 
 // Every second or so: whoever revokes a token wants it gone.

@@ -1,6 +1,7 @@
 // kvstowd: keeps KV cache for inference workers.
 #include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -76,6 +77,14 @@ void TuneMalloc() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
 }
 
+// Each connection is one, and the usual soft limit of 1024 is for programs that use select().
+void AllowManyDescriptors() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 // Debian's Abseil looks for lock cycles at every lock, in release builds too; tests are where that
 // belongs.
 void TrustLockOrder() {
@@ -101,6 +110,15 @@ int Serve(const DaemonConfig& config, const sigset_t& signals) {
   return 0;
 }
 
+// "--insecure" as everybody writes it: a flag that may be absent wants a value from Abseil.
+void GiveSwitchesTheirValue(int argc, char** argv) {
+  static char insecure[] = "--insecure=true", reflection[] = "--reflection=true";
+  for (int i = 1; i < argc; ++i) {
+    if (absl::string_view(argv[i]) == "--insecure") argv[i] = insecure;
+    if (absl::string_view(argv[i]) == "--reflection") argv[i] = reflection;
+  }
+}
+
 int Main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "keeps the KV cache of long prompts outside the inference engine.\n\n"
@@ -108,6 +126,7 @@ int Main(int argc, char** argv) {
       "  kvstowd --unix_socket=/tmp/kv.sock --host_tier=64GiB\n"
       "  kvstowd --config=kvstowd.textproto --check_config\n\n"
       "SIGTERM drains and exits 0. A configuration that cannot be used exits 78.");
+  GiveSwitchesTheirValue(argc, argv);
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
   if (rest.size() > 1) {
     std::fprintf(stderr, "kvstowd: unexpected argument '%s'; settings are flags, see --help\n",
@@ -134,6 +153,7 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  AllowManyDescriptors();
   TuneMalloc();
   TrustLockOrder();
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");

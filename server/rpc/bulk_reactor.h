@@ -56,8 +56,19 @@ class BulkReactor : public Reactor,
     if (!caller_.ok()) return caller_.status();
     return rpc_.calls->Add(self_);
   }
-  void WaitForClient() { waiting_since_ns_ = absl::ToUnixNanos(rpc_.clock->Now()); }
-  void StopWaiting() { waiting_since_ns_ = kNotWaiting; }
+  // It is the client's turn. What it has been waited for adds up until it has moved enough.
+  void WaitForClient() { waiting_since_ns_ = Now() - waited_ns_.load(); }
+  void StopWaiting() {
+    const int64_t since = waiting_since_ns_.exchange(kNotWaiting);
+    if (since != kNotWaiting) waited_ns_ = Now() - since;
+  }
+  void NoteMoved(uint64_t bytes) {
+    if (moved_.fetch_add(bytes) + bytes >= kLeastProgress) NoteProgress();
+  }
+  void NoteProgress() {
+    moved_ = 0;
+    waited_ns_ = 0;
+  }
   // How the bulk bytes travel, a literal.
   void UsePath(const char* path) { path_ = path; }
   // The call proper, whose phases count from here on, was admitted since `begin`.
@@ -81,6 +92,12 @@ class BulkReactor : public Reactor,
   const RpcContext& rpc_;
 
  private:
+  // A client that moves less between two stalls is stalled all the same: a byte now and then would
+  // keep its stream, which others want, for ever.
+  static constexpr uint64_t kLeastProgress = 16 << 10;
+
+  int64_t Now() const { return absl::ToUnixNanos(rpc_.clock->Now()); }
+
   grpc::CallbackServerContext* const context_;  // until OnDone
 
  protected:
@@ -91,6 +108,8 @@ class BulkReactor : public Reactor,
   const absl::Time start_;
   std::atomic<int64_t> admission_ns_{0};
   std::atomic<int64_t> waiting_since_ns_{kNotWaiting};
+  std::atomic<int64_t> waited_ns_{0};  // before that
+  std::atomic<uint64_t> moved_{0};     // meanwhile
   std::atomic<const char*> path_{"grpc"};
   std::shared_ptr<BulkReactor> self_;  // until OnDone
 };

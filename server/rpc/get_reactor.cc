@@ -254,6 +254,7 @@ class GetReactor final
     grpc::ByteBuffer message;
     if (!empty) message = Collected();
     sent_bytes_.fetch_add(chunk_bytes_ + staged_bytes_, std::memory_order_relaxed);
+    NoteMoved(chunk_bytes_ + staged_bytes_);
     chunk_.clear();
     staged_.Clear();
     chunk_bytes_ = staged_bytes_ = staged_room_ = 0;

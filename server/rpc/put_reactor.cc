@@ -99,7 +99,9 @@ class PutReactor final
   absl::Status TakeChunk(const IncomingPut& message) {
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
+    const uint64_t before = put->received_bytes();
     KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
+    NoteMoved(put->received_bytes() - before);
     ReadWithRoom(put);
     return absl::OkStatus();
   }
@@ -108,7 +110,9 @@ class PutReactor final
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("staged planes before the announce");
     KVSTOW_ASSIGN_OR_RETURN(auto segments, FromProto(staged));
+    const uint64_t before = put->received_bytes();
     KVSTOW_RETURN_IF_ERROR(put->AddStaged(segments));
+    NoteMoved(put->received_bytes() - before);
     {
       absl::MutexLock lock(&mu_);
       consumed_ += segments.size();
@@ -140,6 +144,7 @@ class PutReactor final
     absl::MutexLock lock(&mu_);
     results_ = Serialize(response);
     results_ready_ = true;
+    NoteProgress();
     WaitForClient();  // to read
     if (!writing_) SendResults();
   }

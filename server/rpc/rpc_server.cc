@@ -106,6 +106,36 @@ absl::Status RpcServer::ClaimUnixSocket() const {
   return absl::OkStatus();
 }
 
+ConnectionListener::Take RpcServer::TakeFor(grpc::ServerBuilder& builder,
+                                            std::shared_ptr<grpc::ServerCredentials> credentials) {
+  using Builder = grpc::ServerBuilder::experimental_type;
+  std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor =
+      builder.experimental().AddExternalConnectionAcceptor(Builder::ExternalConnectionType::FROM_FD,
+                                                           std::move(credentials));
+  return [acceptor](int connection) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters taken;
+    taken.fd = connection;
+    acceptor->HandleNewConnection(&taken);
+  };
+}
+
+absl::Status RpcServer::Listen(grpc::ServerBuilder& builder) {
+  if (!options_.unix_socket.empty()) {
+    KVSTOW_RETURN_IF_ERROR(ClaimUnixSocket());
+    KVSTOW_RETURN_IF_ERROR(listener_.ListenUnix(
+        options_.unix_socket, TakeFor(builder, grpc::InsecureServerCredentials())));
+    listeners_.push_back(absl::StrCat("unix:", options_.unix_socket));
+  }
+  if (!options_.tcp_address.empty()) {
+    KVSTOW_ASSIGN_OR_RETURN(
+        const int port, listener_.ListenTcp(options_.tcp_address,
+                                            TakeFor(builder, ListenerCredentials(options_.tls))));
+    const std::string host = options_.tcp_address.substr(0, options_.tcp_address.rfind(':'));
+    listeners_.push_back(absl::StrCat(host, ":", port));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RpcServer::Bind(FillStats fill_stats) {
   grpc::EnableDefaultHealthCheckService(true);
   service_ = MakeGrpcService(rpc_, std::move(fill_stats));
@@ -122,34 +152,14 @@ absl::Status RpcServer::Bind(FillStats fill_stats) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // A connection that says nothing, or not what HTTP/2 or TLS begin with, is nobody's for long; one
   // that once spoke and holds no call is asked to come back when it has something to say.
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(
+      GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options_.handshake_timeout)));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600'000);
-  // Two daemons must not share a port unnoticed.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  int tcp_port = 0;
-  if (!options_.unix_socket.empty()) {
-    KVSTOW_RETURN_IF_ERROR(ClaimUnixSocket());
-    builder.AddListeningPort(absl::StrCat("unix:", options_.unix_socket),
-                             grpc::InsecureServerCredentials());
-  }
-  if (!options_.tcp_address.empty()) {
-    builder.AddListeningPort(options_.tcp_address, ListenerCredentials(options_.tls), &tcp_port);
-  }
+  KVSTOW_RETURN_IF_ERROR(Listen(builder));
   server_ = builder.BuildAndStart();
-  if (server_ == nullptr || (!options_.tcp_address.empty() && tcp_port == 0)) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on unix_socket '", options_.unix_socket, "', tcp '", options_.tcp_address,
-        "': does the socket's folder exist and may this user write there, is the port free?"));
-  }
-  if (!options_.unix_socket.empty()) {
-    // The user and its group: a worker container of the same pod shares one of them.
-    chmod(options_.unix_socket.c_str(), 0660);
-    listeners_.push_back(absl::StrCat("unix:", options_.unix_socket));
-  }
-  if (!options_.tcp_address.empty()) {
-    const std::string host = options_.tcp_address.substr(0, options_.tcp_address.rfind(':'));
-    listeners_.push_back(absl::StrCat(host, ":", tcp_port));
-  }
+  if (server_ == nullptr) return absl::InternalError("gRPC does not start");
+  listener_.Start();
   server_->GetHealthCheckService()->SetServingStatus(kHealthService, true);
   return absl::OkStatus();
 }
@@ -173,6 +183,7 @@ size_t RpcServer::Shutdown(absl::Duration grace) {
   calls_.WaitForBulk(absl::Now() + grace);
   const size_t cut_off = calls_.bulk_calls();
   calls_.AbortAll();
+  listener_.Stop();
   // Everything was told to finish; the deadline is for clients that do not read.
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   server_->Wait();

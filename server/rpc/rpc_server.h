@@ -10,13 +10,16 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/auth/tenants.h"
+#include "server/rpc/connection_listener.h"
 #include "server/rpc/grpc_service.h"
 #include "server/rpc/listener_credentials.h"
 #include "server/rpc/rpc_context.h"
 
 namespace grpc {
 class Server;
-}
+class ServerBuilder;
+class ServerCredentials;
+}  // namespace grpc
 
 namespace kvstow {
 
@@ -32,7 +35,9 @@ struct RpcServerOptions {
   TlsFiles tls;             // of TCP; without it TCP is in clear: whoever sets that has said so
   uint32_t max_bulk_streams = 64;
   absl::Duration stall_timeout =
-      absl::Seconds(30);                  // a bulk call that moves nothing for so long ends
+      absl::Seconds(30);  // a bulk call that moves next to nothing for so long ends
+  // A connection that has not begun to speak HTTP/2 (or TLS) by then ends.
+  absl::Duration handshake_timeout = absl::Seconds(10);
   std::vector<TenantCallLimits> tenants;  // by TenantId
   bool reflection = false;
   std::vector<std::string> data_paths = {"grpc"};  // told to clients
@@ -50,6 +55,8 @@ class RpcServer {
   // As clients name them: "unix:/path", "127.0.0.1:50123".
   const std::vector<std::string>& listeners() const { return listeners_; }
   size_t bulk_calls() const { return calls_.bulk_calls(); }
+  // Connections closed for want of file descriptors.
+  uint64_t refused_connections() const { return listener_.refused(); }
 
   // Ends calls that stopped moving. Every second or so.
   void Maintain();
@@ -65,6 +72,10 @@ class RpcServer {
  private:
   RpcServer(RpcServerOptions options, RpcContext rpc);
   absl::Status Bind(FillStats fill_stats);
+  absl::Status Listen(grpc::ServerBuilder& builder);
+  // To be called with each connection; what it belongs to must outlive the listener.
+  ConnectionListener::Take TakeFor(grpc::ServerBuilder& builder,
+                                   std::shared_ptr<grpc::ServerCredentials> credentials);
   absl::Status ClaimUnixSocket() const;
 
   const RpcServerOptions options_;
@@ -73,6 +84,7 @@ class RpcServer {
   RpcContext rpc_;
   std::unique_ptr<grpc::Service> service_;
   std::unique_ptr<grpc::Server> server_;
+  ConnectionListener listener_;  // hands its connections to server_
   absl::Mutex health_mu_;
   bool draining_ ABSL_GUARDED_BY(health_mu_) = false;
   std::vector<std::string> listeners_;

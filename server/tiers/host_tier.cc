@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 
 namespace kvstow {
 namespace {
@@ -49,12 +49,13 @@ void HostTier::Pin() {
   for (uint64_t at = 0; at < capacity_bytes(); at += kPinBytes) {
     const uint64_t bytes = std::min(kPinBytes, capacity_bytes() - at);
     madvise(base() + at, bytes, kPopulateWrite);
-    const absl::Time start = absl::Now();
+    const auto start = std::chrono::steady_clock::now();
     pinning_status_ = device_->Pin(base() + at, bytes);
     if (!pinning_status_.ok()) return;
     pinned_bytes_.fetch_add(bytes, std::memory_order_relaxed);
     // Four fifths of the time belong to everybody else.
-    if (stop_.WaitForNotificationWithTimeout(4 * (absl::Now() - start))) return;
+    const auto took = absl::FromChrono(std::chrono::steady_clock::now() - start);
+    if (stop_.WaitForNotificationWithTimeout(4 * took)) return;
   }
 }
 

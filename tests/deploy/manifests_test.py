@@ -287,6 +287,15 @@ class AgreementTest(unittest.TestCase):
                     (deadline,) = [a for a in command if a.startswith("--deadline=")]
                     self.assertLess(int(re.search(r"=(\d+)s$", deadline).group(1)), probe["timeoutSeconds"])
 
+    def test_the_doctor_that_the_pages_send_for_finds_nothing_wrong(self):
+        for page in ("README.md", "docs/operations.md", "deploy/kubernetes/README.md"):
+            commands = re.findall(r"-- (kvstow doctor\b.*)$", (support.ROOT / page).read_text(), re.M)
+            self.assertTrue(commands, page)
+            with support.Daemon("--host_tier=64MiB") as daemon:
+                for command in commands:
+                    done = daemon.tool(*command.partition("#")[0].split()[1:])
+                    self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_the_example_worker_is_a_command_that_the_tool_knows(self):
         (worker,) = pod_of(build("overlays/cpu"))["spec"]["containers"]
         with support.Daemon("--host_tier=64MiB") as daemon:
