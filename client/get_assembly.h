@@ -78,6 +78,7 @@ class GetAssembly {
   // How many blocks of the prefix are complete by now.
   size_t usable() const;
   bool answered() const { return answered_; }
+  size_t layers_reported() const { return layers_reported_; }
   // The daemon has none of the blocks, and ends the call by itself.
   bool found_nothing() const { return answered_ && found_.empty(); }
   // Nothing that may still come can make a block usable.

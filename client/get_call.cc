@@ -87,7 +87,9 @@ absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadl
       teller.Tell(staged);
       continue;
     }
-    if (absl::Status s = Land(kFlyingBatches, staged, assembly, landing); !s.ok()) return s;
+    // The first layer is waited for: the worker does, too.
+    const size_t flying = assembly->layers_reported() == 0 ? 0 : kFlyingBatches;
+    if (absl::Status s = Land(flying, staged, assembly, landing); !s.ok()) return s;
     teller.Tell(landing->read());
   }
   return landing == nullptr ? absl::OkStatus() : Land(0, staged, assembly, landing);

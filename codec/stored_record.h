@@ -18,8 +18,8 @@ struct RecordPiece {
 struct StoredRecord {
   const RecordIndex* index = nullptr;   // read with the layout it is used with
   bool on_device = false;               // else in host memory
-  bool pinned = true;                   // of host memory: copies of it go at the bus's speed
   std::span<const RecordPiece> pieces;  // in order; at least the record's bytes
+  bool pinned = true;                   // of host memory: copies of it go at the bus's speed
 };
 
 }  // namespace kvstow

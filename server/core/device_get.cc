@@ -1,4 +1,5 @@
 // A Get whose staging lies on a device: in turns of many planes instead of plane by plane.
+#include <algorithm>
 #include <utility>
 
 #include "codec/plane.h"
@@ -7,9 +8,12 @@
 namespace kvstow {
 namespace {
 
-// Raw bytes of one turn, about: enough to fill a device, little enough that another lane's turn has
-// something to overlap with and the reader does not wait for its first planes.
-constexpr size_t kTurnBytes = size_t{64} << 20;
+// Raw bytes of the first turn, about: enough to fill a device, little enough that the reader does
+// not wait long for its first planes. Later ones are twice as long each, up to the most: where the
+// worker's kernels take turns with the daemon's on the device, each turn here may wait for one of
+// theirs.
+constexpr size_t kFirstTurnBytes = size_t{64} << 20;
+constexpr size_t kMostTurnBytes = size_t{512} << 20;
 
 }  // namespace
 
@@ -61,7 +65,7 @@ void GetCall::LocateAll() {
       HeldBlock& block = *held_[i];
       if (!block.record.ok()) continue;
       block.stored = static_cast<uint32_t>(stored_.size());
-      stored_.push_back({&*block.record, block.on_device, pinned[i], block.pieces});
+      stored_.push_back({&*block.record, block.on_device, block.pieces, pinned[i]});
     }
   });
 }
@@ -98,8 +102,9 @@ void GetCall::FetchHeads() {
 GetCall::Turn GetCall::NextTurn() {
   Turn turn;
   absl::MutexLock lock(&mu_);
+  if (turn_bytes_ == 0) turn_bytes_ = kFirstTurnBytes;
   size_t bytes = 0;
-  while (!cancelled_ && next_plane_ < planes_.size() && bytes < kTurnBytes) {
+  while (!cancelled_ && next_plane_ < planes_.size() && bytes < turn_bytes_) {
     Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
     Slot& slot = *job.slot;
     const PlaneSpec& spec = space_->layout().planes()[job.plane];
@@ -120,6 +125,7 @@ GetCall::Turn GetCall::NextTurn() {
     window_.push_back(job.slot);
     turn.push_back(std::move(job));
   }
+  if (bytes >= turn_bytes_) turn_bytes_ = std::min(2 * turn_bytes_, kMostTurnBytes);
   return turn;
 }
 

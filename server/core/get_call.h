@@ -66,6 +66,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
                                                          PlaneForm form, StagingSlot slot);
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
+  bool staged_on_device() const { return staging_.on_device(); }
   // The data path, as metrics name it.
   const char* path() const {
     return staging_.on_device() ? "cuda" : staging_.bytes.empty() ? "grpc" : "shm";
@@ -220,6 +221,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t turn_bytes_ ABSL_GUARDED_BY(mu_) = 0;    // of the next turn; 0 before the first
   bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;  // a turn ended for want of room in the slot
   enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);

@@ -105,6 +105,7 @@ class GetReactor final
     UsePath(get->path());
     if (slot) {
       uses_slot_ = true;
+      on_device_ = get->staged_on_device();
       told_when_written_ = SlotRing(slot->bytes).told_when_written();
     }
     {
@@ -143,6 +144,8 @@ class GetReactor final
         plane_ = std::move(ready_.front());
         plane_offset_ = 0;
         ready_.pop_front();
+      } else if (on_device_ && staged_.segments_size() > 0) {
+        return WriteCollected();  // a turn's planes: the next turn's may be long in coming
       } else {
         more = Ask() && Take(std::move(answer_));
       }
@@ -309,6 +312,7 @@ class GetReactor final
 
   // Of the chain.
   bool uses_slot_ = false;
+  bool on_device_ = false;  // the slot is
   size_t told_when_written_ = SIZE_MAX;
   uint32_t layer_ = 0;  // of what was collected
   grpc::ByteBuffer outgoing_;

@@ -1,11 +1,41 @@
 #include "server/tiers/device_read_lanes.h"
 
 #include <algorithm>
+#include <cstring>
+#include <new>
 #include <utility>
 
 #include "server/core/get_call.h"
 
 namespace kvstow {
+
+namespace {
+
+std::span<std::byte> PinnedPages(gpu::Device& device, size_t bytes) {
+  constexpr std::align_val_t kPage{4096};
+  auto* const pages = static_cast<std::byte*>(::operator new(bytes, kPage));
+  // Without it everything works, more slowly.
+  if (!device.Pin(pages, bytes).ok()) {
+    ::operator delete(pages, kPage);
+    return {};
+  }
+  return {pages, bytes};
+}
+
+}  // namespace
+
+DeviceReadLanes::DeviceReadLanes(gpu::Device* device, Executor* executor, size_t max_records)
+    : device_(*device),
+      executor_(*executor),
+      max_records_(max_records),
+      bounce_(PinnedPages(*device, kBounceBytes)),
+      readers_(kLanes) {}
+
+DeviceReadLanes::~DeviceReadLanes() {
+  if (bounce_.empty()) return;
+  device_.Unpin(bounce_.data());
+  ::operator delete (bounce_.data(), std::align_val_t{4096});
+}
 
 void DeviceReadLanes::Schedule(absl::AnyInvocable<void()> turn) {
   {
@@ -83,10 +113,23 @@ absl::Status DeviceReadLanes::Read(const std::shared_ptr<const SpaceContext>& sp
 }
 
 absl::Status DeviceReadLanes::Fetch(std::span<const Fetched> pieces) {
+  size_t bytes = 0;
+  for (const Fetched& piece : pieces) bytes += piece.bytes;
+  absl::MutexLock lock(&bounce_mu_);
+  const bool bounced = bytes <= bounce_.size();
   std::vector<gpu::Copy> copies;
   copies.reserve(pieces.size());
-  for (const Fetched& piece : pieces) copies.push_back({piece.to, piece.from, piece.bytes});
-  return device_.CopyAll(copies);
+  size_t at = 0;
+  for (const Fetched& piece : pieces) {
+    copies.push_back({bounced ? bounce_.data() + at : piece.to, piece.from, piece.bytes});
+    at += piece.bytes;
+  }
+  const absl::Status status = device_.CopyAll(copies);
+  if (!status.ok() || !bounced) return status;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    std::memcpy(pieces[i].to, copies[i].to, pieces[i].bytes);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace kvstow

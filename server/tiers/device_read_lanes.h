@@ -23,8 +23,8 @@ class DeviceReadLanes final : public DeviceReads {
   static constexpr size_t kLanes = 2;
 
   // Device and executor outlive it. `max_records` of one call.
-  DeviceReadLanes(gpu::Device* device, Executor* executor, size_t max_records)
-      : device_(*device), executor_(*executor), max_records_(max_records), readers_(kLanes) {}
+  DeviceReadLanes(gpu::Device* device, Executor* executor, size_t max_records);
+  ~DeviceReadLanes() override;
 
   void Schedule(absl::AnyInvocable<void()> turn) override ABSL_LOCKS_EXCLUDED(mu_);
   size_t lanes() const override { return kLanes; }
@@ -41,12 +41,18 @@ class DeviceReadLanes final : public DeviceReads {
   };
 
   void RunNext();
+  // Pinned memory that fetched bytes come through: copies to other memory wait for each other.
+  static constexpr size_t kBounceBytes = size_t{4} << 20;
+
   // One of the space's, if one is idle; else any.
   Reader* Take(const SpaceContext& space) ABSL_LOCKS_EXCLUDED(mu_);
 
   gpu::Device& device_;
   Executor& executor_;
   const size_t max_records_;
+
+  absl::Mutex bounce_mu_;
+  const std::span<std::byte> bounce_;  // contents guarded by bounce_mu_
 
   absl::Mutex mu_;
   size_t running_ ABSL_GUARDED_BY(mu_) = 0;  // lanes in use
