@@ -38,6 +38,9 @@ const std::vector<Rule>& Rules() {
        {"space", "codec", "gpu"},
        {"grpc", "google/protobuf", "kvstow/v1", "prometheus", "spdlog", "httplib"}},
       {"server/tiers", {"space", "codec", "gpu/api", "server/core", "server/tiers"}, kTransport},
+      {"server/events",
+       {"space", "staging/shared_region.h", "server/core", "server/events"},
+       kTransport},
       {"server/rpc",
        {"space", "codec", "staging/slot_ring.h", "server/core", "server/auth", "server/rpc"},
        {"prometheus", "spdlog", "cuda"}},
@@ -46,7 +49,7 @@ const std::vector<Rule>& Rules() {
        {"grpc", "kvstow/v1", "cuda"}},
       {"server/app",
        {"space", "codec", "gpu/api", "server/core", "server/tiers", "server/rpc", "server/obs",
-        "server/auth", "server/staging", "server/app"},
+        "server/auth", "server/events", "server/staging", "server/app"},
        {"cuda"}},
       {"client", {"space", "staging", "client", "npy"}, {"prometheus", "spdlog", "cuda", "Python"}},
   };
