@@ -53,11 +53,12 @@ void Connection::AddFlags(FlagSet* flags) {
 
 absl::Status Connection::Check() const { return client::CheckSecurity(target, security); }
 
-std::unique_ptr<Client> Connection::MakeClient() const {
+std::unique_ptr<Client> Connection::MakeClient(double prefill_rate) const {
   ClientOptions options;
   options.target = target;
   options.client_name = "kvstow";
   options.security = security;
+  options.prefill_tokens_per_second = prefill_rate;
   for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory}) {
     if (path == Name(each)) options.path = each;
   }

@@ -28,8 +28,8 @@ struct Connection {
   // INVALID_ARGUMENT when it cannot work as asked for.
   absl::Status Check() const;
 
-  // Waits for the daemon as long as each call may take.
-  std::unique_ptr<Client> MakeClient() const;
+  // Waits for the daemon as long as each call may take. `prefill_rate` as in ClientOptions.
+  std::unique_ptr<Client> MakeClient(double prefill_rate = 0) const;
   std::shared_ptr<grpc::Channel> MakeChannel() const;
   client::Deadline Deadline() const { return client::Deadline::In(deadline); }
 };
