@@ -1,4 +1,5 @@
-// Golden bytes. They are what msgspec writes for vLLM's structs of the same values.
+// Golden bytes. The maps are what msgspec writes for vLLM's structs of the same values; the arrays
+// are without the optional fields that newer versions append.
 #include "server/events/event_encoder.h"
 
 #include <gtest/gtest.h>

@@ -118,6 +118,8 @@ class DashboardTest(unittest.TestCase):
             support.wait_for("hits", hit)
             self.assertEqual(prometheus.query("kvstow_prefill_seconds_saved_total"), [],
                              "nobody has declared how fast it prefills")
+            refused = daemon.look_up_trace("--prefill_rate=-1")
+            self.assertIn("prefill_tokens_per_second is -1", refused.stderr)
             waiting = {q: p["title"] for p in panels() if p["title"] not in EMPTY for q in queries(p)}
 
             def all_answered():
