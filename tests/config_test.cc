@@ -190,12 +190,12 @@ TEST_F(ConfigTest, MistakesAboutEventsAreNamed) {
   ExpectRefused(events + "} " + events + "}",
                 "events[1].endpoint: ipc:///run/e is events[0].endpoint");
   ExpectRefused(events + "replay_endpoint: 'ipc:///run/e' }", "is events[0].endpoint, too");
-  ExpectRefused(events + "replay_buffer: '1MiB' }", "replay_buffer: replay_endpoint is not set");
+  ExpectRefused(events + "replay_buffer: '1MiB' }", "replay_buffer: nobody could ask for it; set replay_endpoint");
   ExpectRefused(events + "replay_endpoint: 'ipc:///run/r' replay_buffer: 'much' }",
                 "replay_buffer: 'much' is no size");
   ExpectRefused(events + "form: 'json' }", "events[0].form: 'json'; use map or array");
   ExpectRefused(events + "block_hash: 'hex' }", "events[0].block_hash: 'hex'; use bytes or int");
-  ExpectRefused(events + "tenant: 'a' }", "no tenants are configured");
+  ExpectRefused(events + "tenant: 'a' }", "name the one whose blocks are told: default");
   ExpectRefused(events + "topic: '" + std::string(300, 'x') + "' }",
                 "events[0].topic: has 300 bytes");
   std::ofstream(dir_.path() + "/token") << "a-token-that-is-long-enough\n";

@@ -11,6 +11,7 @@
 #include "server/core/testing/memory_tier.h"
 #include "server/core/testing/recording_stats.h"
 #include "server/core/testing/step_executor.h"
+#include "server/core/testing/store_fixture.h"
 #include "server/core/tiled_plane_codec.h"
 #include "space/fingerprint.h"
 #include "tests/testing/kv_data.h"
@@ -192,6 +193,20 @@ TEST_F(ServiceCallTest, APrefillRateIsANumberOfTokensASecond) {
     EXPECT_THAT(std::string(session.status().message()),
                 ::testing::HasSubstr("prefill_tokens_per_second"));
   }
+}
+
+// The store outlives the service, and tells of moves until the last has ended.
+TEST(ServiceLifeTest, RecordsMayArriveWhenTheServiceHasGone) {
+  StoreWorld world(30, {.high_watermark = 0.8, .low_watermark = 0.5}, 10);
+  TiledPlaneCodec codec(CpuCodec(), &world.executor, &world.clock, &world.stats);
+  auto service = std::make_unique<Service>(
+      ServiceLimits{}, Service::Parts{&world.store, &codec, &world.executor, &world.clock,
+                                      &world.random, &world.stats});
+  ASSERT_EQ(world.Put(TestChain('a', 10)), 10u);
+  world.store.Maintain();
+  service.reset();
+  world.executor.RunAll();
+  EXPECT_GT((world.stats.totals().moved[{TierKind::kGpu, TierKind::kHost}]), 0u);
 }
 
 // A transport's callback holds the transport's call, which holds the GetCall.

@@ -3,23 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <map>
 #include <sstream>
 #include <thread>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "server/app/config.pb.h"
+#include "server/app/event_config.h"
 #include "server/auth/pem_files.h"
 #include "server/core/status_macros.h"
-#include "server/events/event_endpoint.h"
 
 namespace kvstow {
 namespace {
@@ -346,97 +343,6 @@ absl::Status SetStaging(const Config& in, DaemonConfig* out) {
   return absl::OkStatus();
 }
 
-// Whose blocks a stream tells of: an index into the tenants, which have been set.
-absl::StatusOr<TenantId> EventTenant(const std::string& field, const Config::Events& in,
-                                     const DaemonConfig& config) {
-  if (config.tenants.empty()) {
-    if (in.tenant().empty() || in.tenant() == "default") return kDefaultTenant;
-    return Invalid(
-        absl::StrCat(field, ".tenant"),
-        absl::StrCat("'", in.tenant(), "', and no tenants are configured; leave it out"));
-  }
-  std::vector<std::string> names;
-  for (const TenantIdentity& tenant : config.tenants) names.push_back(tenant.name);
-  if (in.tenant().empty() && names.size() == 1) return kDefaultTenant;
-  const auto found = std::find(names.begin(), names.end(), in.tenant());
-  if (found != names.end()) return TenantId(found - names.begin());
-  return Invalid(absl::StrCat(field, ".tenant"),
-                 absl::StrCat("'", in.tenant(),
-                              "' is none of the tenants; name the one whose blocks "
-                              "are told: ",
-                              absl::StrJoin(names, ", ")));
-}
-
-// `text` is "", for the first of the words, or one of them: its index.
-absl::StatusOr<size_t> OneOf(const std::string& field, const std::string& text,
-                             std::initializer_list<absl::string_view> words) {
-  if (text.empty()) return 0;
-  const auto found = std::find(words.begin(), words.end(), text);
-  if (found != words.end()) return found - words.begin();
-  return Invalid(field, absl::StrCat("'", text, "'; use ", absl::StrJoin(words, " or ")));
-}
-
-absl::Status CheckWord(const std::string& field, const std::string& text) {
-  constexpr size_t kLongest = 256;
-  if (text.size() <= kLongest) return absl::OkStatus();
-  return Invalid(field, absl::StrCat("has ", text.size(), " bytes; at most ", kLongest));
-}
-
-absl::StatusOr<EventStreamOptions> EventStream(const std::string& field, const Config::Events& in,
-                                               const DaemonConfig& config) {
-  EventStreamOptions out;
-  const auto check = [&](absl::string_view name, const std::string& endpoint) -> absl::Status {
-    const absl::Status status = CheckEventEndpoint(endpoint, config.insecure);
-    return status.ok() ? status : Invalid(absl::StrCat(field, ".", name), status.message());
-  };
-  KVSTOW_RETURN_IF_ERROR(check("endpoint", in.endpoint()));
-  out.endpoint = in.endpoint();
-  if (!in.replay_endpoint().empty()) {
-    KVSTOW_RETURN_IF_ERROR(check("replay_endpoint", in.replay_endpoint()));
-    out.replay_endpoint = in.replay_endpoint();
-  }
-  if (!in.replay_buffer().empty()) {
-    if (in.replay_endpoint().empty())
-      return Invalid(absl::StrCat(field, ".replay_buffer"), "replay_endpoint is not set");
-    KVSTOW_ASSIGN_OR_RETURN(out.replay_bytes,
-                            Size(absl::StrCat(field, ".replay_buffer"), in.replay_buffer()));
-  }
-  KVSTOW_ASSIGN_OR_RETURN(out.tenant, EventTenant(field, in, config));
-  KVSTOW_RETURN_IF_ERROR(CheckWord(absl::StrCat(field, ".topic"), in.topic()));
-  KVSTOW_RETURN_IF_ERROR(CheckWord(absl::StrCat(field, ".model"), in.model()));
-  KVSTOW_RETURN_IF_ERROR(CheckWord(absl::StrCat(field, ".medium"), in.medium()));
-  out.topic = in.topic();
-  out.model = in.model();
-  if (in.medium() != "tier") out.medium = in.medium();
-  KVSTOW_ASSIGN_OR_RETURN(const size_t form,
-                          OneOf(absl::StrCat(field, ".form"), in.form(), {"map", "array"}));
-  KVSTOW_ASSIGN_OR_RETURN(const size_t hash, OneOf(absl::StrCat(field, ".block_hash"),
-                                                   in.block_hash(), {"bytes", "int"}));
-  out.format = {static_cast<EventFormat::Form>(form), static_cast<EventFormat::Hash>(hash),
-                in.dp_rank()};
-  return out;
-}
-
-// Port 0 is another one each time.
-bool IsShareable(const std::string& endpoint) { return absl::EndsWith(endpoint, ":0"); }
-
-absl::Status SetEvents(const Config& in, DaemonConfig* out) {
-  std::map<std::string, std::string> taken;  // endpoint -> by which field
-  for (int i = 0; i < in.events_size(); ++i) {
-    const std::string field = absl::StrCat("events[", i, "]");
-    KVSTOW_ASSIGN_OR_RETURN(auto stream, EventStream(field, in.events(i), *out));
-    for (const auto& [name, endpoint] : {std::pair("endpoint", stream.endpoint),
-                                         std::pair("replay_endpoint", stream.replay_endpoint)}) {
-      if (endpoint.empty() || IsShareable(endpoint)) continue;
-      const std::string place = absl::StrCat(field, ".", name);
-      const auto [it, added] = taken.emplace(endpoint, place);
-      if (!added) return Invalid(place, absl::StrCat(endpoint, " is ", it->second, ", too"));
-    }
-    out->events.push_back(std::move(stream));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckLogLevel(const std::string& level) {
   for (const char* known : {"trace", "debug", "info", "warn", "error"}) {
     if (level == known) return absl::OkStatus();
@@ -471,7 +377,7 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   KVSTOW_RETURN_IF_ERROR(SetListeners(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetTls(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetTenants(in, &out));
-  KVSTOW_RETURN_IF_ERROR(SetEvents(in, &out));
+  KVSTOW_ASSIGN_OR_RETURN(out.events, EventStreams(in, out));
   KVSTOW_RETURN_IF_ERROR(SetLimits(in.limits(), &out));
   KVSTOW_RETURN_IF_ERROR(SetEviction(in.eviction(), &out));
   KVSTOW_RETURN_IF_ERROR(SetOverwriting(in, &out));

@@ -60,6 +60,9 @@ Service::Service(ServiceLimits limits, Parts parts)
   context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
 }
 
+// Records may still move between tiers, and the store tells of it.
+Service::~Service() { context_.store.SetListener(nullptr); }
+
 absl::StatusOr<std::shared_ptr<Session>> Service::BeginSession(TenantId tenant,
                                                                std::string client_name,
                                                                double prefill_rate) {

@@ -74,6 +74,8 @@ class Service {
   };
   // All parts outlive the Service; executor work that it scheduled must have run before it goes.
   Service(ServiceLimits limits, Parts parts);
+  ~Service();
+  Service(const Service&) = delete;
 
   const ServiceLimits& limits() const { return limits_; }
   const PlaneCodec& codec() const { return context_.codec; }
