@@ -22,7 +22,7 @@ absl::Status Broken(absl::string_view what) {
   return absl::InternalError(absl::StrCat("the daemon broke the protocol of Put: ", what));
 }
 
-// More would not fit into one message with all else.
+// Of one call: more would not fit into one message with all else.
 constexpr size_t kMostTokenIds = 200'000;
 
 // Of the first blocks, as many as may be told.

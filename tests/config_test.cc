@@ -190,7 +190,8 @@ TEST_F(ConfigTest, MistakesAboutEventsAreNamed) {
   ExpectRefused(events + "} " + events + "}",
                 "events[1].endpoint: ipc:///run/e is events[0].endpoint");
   ExpectRefused(events + "replay_endpoint: 'ipc:///run/e' }", "is events[0].endpoint, too");
-  ExpectRefused(events + "replay_buffer: '1MiB' }", "replay_buffer: nobody could ask for it; set replay_endpoint");
+  ExpectRefused(events + "replay_buffer: '1MiB' }",
+                "replay_buffer: nobody could ask for it; set replay_endpoint");
   ExpectRefused(events + "replay_endpoint: 'ipc:///run/r' replay_buffer: 'much' }",
                 "replay_buffer: 'much' is no size");
   ExpectRefused(events + "form: 'json' }", "events[0].form: 'json'; use map or array");
