@@ -175,6 +175,7 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
                   .key_file = Str(in.key_file),
                   .server_name = Str(in.server_name),
                   .token_file = Str(in.token_file)};
+  out.prefill_tokens_per_second = in.prefill_tokens_per_second;
   if (in.path >= KVSTOW_PATH_AUTO && in.path <= KVSTOW_PATH_SHM) {
     out.path = static_cast<kvstow::DataPath>(in.path);
   }

@@ -166,6 +166,47 @@ TEST_F(ClientTest, AnnounceChainsBlocks) {
   EXPECT_EQ(daemon_.put_messages().at(0).announce().blocks(0).parent(), "");
 }
 
+TEST_F(ClientTest, TokenIdsTravelOnlyWhenGiven) {
+  PutBlocksRequest request = PutRequest();
+  space_->PutBlocks(request);
+  EXPECT_EQ(daemon_.put_messages().at(0).announce().blocks(0).token_ids_size(), 0);
+  for (uint32_t i = 0; i < 3 * 128; ++i) request.token_ids.push_back(i);
+  ASSERT_TRUE(space_->PutBlocks(request).status.ok());
+  const auto announce = daemon_.put_messages().at(0).announce();
+  for (int b = 0; b < 3; ++b) {
+    ASSERT_EQ(announce.blocks(b).token_ids_size(), 128);
+    EXPECT_EQ(announce.blocks(b).token_ids(0), 128u * b);
+    EXPECT_EQ(announce.blocks(b).token_ids(127), 128u * b + 127);
+  }
+}
+
+TEST_F(ClientTest, TokenIdsOfOtherBlocksAreRefused) {
+  PutBlocksRequest request = PutRequest();
+  for (const size_t n : {1u, 128u, 3 * 128u - 1, 4 * 128u}) {
+    request.token_ids.assign(n, 7);
+    const PutBlocksResult put = space_->PutBlocks(request);
+    EXPECT_EQ(put.status.code(), absl::StatusCode::kInvalidArgument) << n;
+    EXPECT_EQ(put.stored, 0u);
+  }
+  EXPECT_TRUE(daemon_.put_messages().empty());
+}
+
+TEST_F(ClientTest, AnAnnounceWithTokenIdsFitsIntoAMessage) {
+  v1::PutRequest announce;
+  daemon_.hooks().put = [&](grpc::ServerContext*, FakeDaemon::PutStream* stream) {
+    stream->Read(&announce);
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "that is all the test wants");
+  };
+  PutBlocksRequest request = PutRequest();
+  request.token_ids.assign(3000 * 128, UINT32_MAX);
+  request.keys = space_->Keys(request.token_ids);
+  space_->PutBlocks(request);
+  ASSERT_EQ(announce.announce().blocks_size(), 3000);
+  EXPECT_EQ(announce.announce().blocks(1000).token_ids_size(), 128);
+  EXPECT_EQ(announce.announce().blocks(2000).token_ids_size(), 0) << "no room, so not told";
+  EXPECT_LT(announce.ByteSizeLong(), size_t{2} << 20);
+}
+
 TEST_F(ClientTest, MissingBlocksEndThePrefix) {
   PutAll();
   ASSERT_EQ(space_->Drop(std::span(keys_).subspan(1, 1)).value(), 1u);

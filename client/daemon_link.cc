@@ -68,7 +68,9 @@ DaemonLink::DaemonLink(ClientOptions options)
       get_threads_(std::max<size_t>(options_.get_threads, 1), kGetsWaiting),
       put_threads_(std::max<size_t>(options_.put_threads, 1), options_.puts_waiting),
       sessions_(session_channel_,
-                {.client_name = options_.client_name, .connect_wait = options_.connect_wait},
+                {.client_name = options_.client_name,
+                 .prefill_tokens_per_second = options_.prefill_tokens_per_second,
+                 .connect_wait = options_.connect_wait},
                 [this](const Session& session) { OnSession(session); }) {}
 
 void DaemonLink::OnSession(const Session& session) {

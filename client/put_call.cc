@@ -23,6 +23,18 @@ absl::Status Broken(absl::string_view what) {
   return absl::InternalError(absl::StrCat("the daemon broke the protocol of Put: ", what));
 }
 
+// Of one call: more would not fit into one message with all else.
+constexpr size_t kMostTokenIds = 200'000;
+
+// Of the first blocks, as many as may be told.
+void AddTokenIds(const PutBlocksRequest& request, size_t b, size_t block_tokens,
+                 v1::BlockIntent* intent) {
+  const size_t end = (b + 1) * block_tokens;
+  if (request.token_ids.size() < end || end > kMostTokenIds) return;
+  const auto from = request.token_ids.begin() + static_cast<ptrdiff_t>(b * block_tokens);
+  intent->mutable_token_ids()->Add(from, from + static_cast<ptrdiff_t>(block_tokens));
+}
+
 v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
                         const PutBlocksRequest& request, size_t blocks,
                         const std::optional<StagingLink::Slot>& slot, v1::Form form) {
@@ -37,6 +49,7 @@ v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
     v1::BlockIntent* intent = announce->add_blocks();
     intent->set_key(ToBytes(request.keys[b]));
     intent->set_first_position(request.first_position + b * layout.spec().block_tokens);
+    AddTokenIds(request, b, layout.spec().block_tokens, intent);
     if (b > 0) {
       intent->set_parent(ToBytes(request.keys[b - 1]));
     } else if (request.first_position != 0) {

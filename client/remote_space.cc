@@ -36,6 +36,14 @@ SpaceHandle HandleOf(const v1::OpenSpaceResponse& response, const SessionKeeper:
           .max_chunk_bytes = LimitOr(limits.max_chunk_bytes(), kMaxChunkBytes)};
 }
 
+absl::Status CheckTokenIds(const PutBlocksRequest& request, size_t block_tokens) {
+  const size_t expected = request.keys.size() * block_tokens;
+  if (request.token_ids.empty() || request.token_ids.size() == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("PutBlocks has ", request.token_ids.size(),
+                                                 " token_ids; the blocks of its keys have ",
+                                                 expected, ". Give all of them, or none"));
+}
+
 absl::Status GivenUp() { return absl::CancelledError("the call was given up"); }
 
 }  // namespace
@@ -178,6 +186,10 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
   if (request.keys.empty()) return result;
   if (!request.source == !request.fill) {
     result.status = absl::InvalidArgumentError("PutBlocks needs a source or a fill, one of them");
+    return result;
+  }
+  if (absl::Status s = CheckTokenIds(request, layout_.spec().block_tokens); !s.ok()) {
+    result.status = std::move(s);
     return result;
   }
   // Not before there is something to send: the daemon waits for nobody for long.

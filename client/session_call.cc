@@ -19,11 +19,13 @@ gpr_timespec After(absl::Duration timeout) {
 
 }  // namespace
 
-SessionCall::SessionCall(std::shared_ptr<grpc::Channel> channel, const std::string& client_name)
+SessionCall::SessionCall(std::shared_ptr<grpc::Channel> channel, const std::string& client_name,
+                         double prefill_tokens_per_second)
     : stub_(std::move(channel)) {
   v1::SessionRequest request;
   request.set_client_name(client_name);
   request.set_client_version(kVersion);
+  request.set_prefill_tokens_per_second(prefill_tokens_per_second);
   reader_ = stub_.PrepareAsyncSession(&context_, request, &queue_);
   reader_->StartCall(nullptr);
 }

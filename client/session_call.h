@@ -22,7 +22,8 @@ class SessionCall {
   enum class Next { kEvent, kTimeout, kEnd };
 
   // Starts the stream.
-  SessionCall(std::shared_ptr<grpc::Channel> channel, const std::string& client_name);
+  SessionCall(std::shared_ptr<grpc::Channel> channel, const std::string& client_name,
+              double prefill_tokens_per_second);
   // Cancels what Finish() did not end.
   ~SessionCall();
 

@@ -87,7 +87,7 @@ void SessionKeeper::Loop() {
 }
 
 bool SessionKeeper::RunOneSession() {
-  SessionCall call(channel_, options_.client_name);
+  SessionCall call(channel_, options_.client_name, options_.prefill_tokens_per_second);
   {
     absl::MutexLock lock(&mu_);
     if (stop_) return false;

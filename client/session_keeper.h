@@ -25,6 +25,7 @@ class SessionKeeper {
  public:
   struct Options {
     std::string client_name;
+    double prefill_tokens_per_second = 0;  // 0: not known
     // How long Get() waits for the first session, or for another one after a session ended.
     absl::Duration connect_wait = absl::Seconds(1);
     // After this long without the first event an attempt is given up.

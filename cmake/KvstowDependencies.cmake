@@ -20,3 +20,11 @@ target_link_libraries(isal INTERFACE ${ISAL_LIBRARY})
 # By pkg-config: the library's macros decide the layout of its classes.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
+
+pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq)
+
+# Headers alone. Its own CMake package asks for Boost, which it can do without.
+find_path(MSGPACK_INCLUDE_DIR msgpack.hpp REQUIRED)
+add_library(msgpack_cxx INTERFACE IMPORTED)
+target_include_directories(msgpack_cxx SYSTEM INTERFACE ${MSGPACK_INCLUDE_DIR})
+target_compile_definitions(msgpack_cxx INTERFACE MSGPACK_NO_BOOST)

@@ -159,6 +159,12 @@ absl::StatusOr<std::unique_ptr<SharedMemory>> CudaDevice::Share(size_t bytes) {
   return std::make_unique<SharedDeviceMemory>(*std::move(mapping));
 }
 
+absl::StatusOr<std::unique_ptr<SharedMemory>> CudaDevice::Import(int descriptor, size_t bytes) {
+  auto mapping = SharedMapping::Import(index_, descriptor, bytes);
+  if (!mapping.ok()) return mapping.status();  // the other side's fault, not the device's
+  return std::make_unique<SharedDeviceMemory>(*std::move(mapping));
+}
+
 absl::StatusOr<std::unique_ptr<PlaneReader>> CudaDevice::NewPlaneReader(const PlaneLayout& layout,
                                                                         size_t max_records) {
   auto reader = CudaPlaneReader::Create(index_, layout, max_records);

@@ -29,6 +29,7 @@ class CudaDevice final : public Device {
   absl::Status CopyAll(std::span<const Copy> copies) override;
   DeviceUuid uuid() const override { return uuid_; }
   absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override;
+  absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) override;
   absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
                                                               size_t max_records) override;
   absl::Status health() const override;

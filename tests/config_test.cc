@@ -135,6 +135,77 @@ TEST_F(ConfigTest, MistakesAboutTlsAreNamed) {
   ExpectRefused("overwrite_slack: 'maybe'", "use on or off");
 }
 
+TEST_F(ConfigTest, StreamsOfEvents) {
+  std::ofstream(dir_.path() + "/token") << "a-token-that-is-long-enough\n";
+  const auto config = LoadConfig(
+      Write(absl::StrCat(
+          "tenant { name: 'a' token_file: '", dir_.path(),
+          "/token' } tenant { name: 'b' } unix_tenant: 'b' "
+          "events { endpoint: 'ipc:///run/e' replay_endpoint: 'tcp://127.0.0.1:5558' topic: "
+          "'kv@p@m' "
+          "replay_buffer: '1MiB' tenant: 'b' model: 'm' form: 'array' block_hash: 'int' "
+          "medium: 'CPU' dp_rank: 3 } events { endpoint: 'tcp://127.0.0.1:0' tenant: 'a' }")),
+      {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->events.size(), 2u);
+  const EventStreamOptions& b = config->events[0];
+  EXPECT_EQ(b.endpoint, "ipc:///run/e");
+  EXPECT_EQ(b.replay_endpoint, "tcp://127.0.0.1:5558");
+  EXPECT_EQ(b.replay_bytes, 1u << 20);
+  EXPECT_EQ(b.topic, "kv@p@m");
+  EXPECT_EQ(b.tenant, TenantId{1});
+  EXPECT_EQ(b.model, "m");
+  EXPECT_EQ(b.medium, "CPU");
+  EXPECT_EQ(b.format.form, EventFormat::Form::kArray);
+  EXPECT_EQ(b.format.hash, EventFormat::Hash::kInteger);
+  EXPECT_EQ(b.format.dp_rank, 3u);
+  const EventStreamOptions& a = config->events[1];
+  EXPECT_EQ(a.tenant, TenantId{0});
+  EXPECT_EQ(a.format.form, EventFormat::Form::kMap);
+  EXPECT_EQ(a.format.hash, EventFormat::Hash::kBytes);
+  EXPECT_TRUE(a.replay_endpoint.empty());
+  EXPECT_TRUE(LoadConfig("", {})->events.empty()) << "nobody is told without being asked for";
+}
+
+TEST_F(ConfigTest, AFlagReplacesTheStreamsOfTheFile) {
+  const std::string file =
+      Write("events { endpoint: 'ipc:///run/a' } events { endpoint: 'ipc:///run/b' }");
+  EXPECT_EQ(LoadConfig(file, {})->events.size(), 2u);
+  ConfigOverrides flags;
+  flags.events = "ipc:///run/c";
+  ASSERT_EQ(LoadConfig(file, flags)->events.size(), 1u);
+  EXPECT_EQ(LoadConfig(file, flags)->events[0].endpoint, "ipc:///run/c");
+  flags.events = "none";
+  EXPECT_TRUE(LoadConfig(file, flags)->events.empty());
+}
+
+TEST_F(ConfigTest, MistakesAboutEventsAreNamed) {
+  ExpectRefused("events { }", "events[0].endpoint: '' is no endpoint");
+  ExpectRefused("events { endpoint: 'ipc:///run/e' } events { endpoint: 'tcp://*:5557' }",
+                "events[1].endpoint: 'tcp://*:5557' can be read by everybody");
+  ExpectRefused("events { endpoint: 'ipc:///run/e' replay_endpoint: 'tcp://10.0.0.1:5558' }",
+                "events[0].replay_endpoint: 'tcp://10.0.0.1:5558' can be read by everybody");
+  EXPECT_TRUE(LoadConfig(Write("insecure: true events { endpoint: 'tcp://*:5557' }"), {}).ok());
+  const std::string events = "events { endpoint: 'ipc:///run/e' ";
+  ExpectRefused(events + "} " + events + "}",
+                "events[1].endpoint: ipc:///run/e is events[0].endpoint");
+  ExpectRefused(events + "replay_endpoint: 'ipc:///run/e' }", "is events[0].endpoint, too");
+  ExpectRefused(events + "replay_buffer: '1MiB' }",
+                "replay_buffer: nobody could ask for it; set replay_endpoint");
+  ExpectRefused(events + "replay_endpoint: 'ipc:///run/r' replay_buffer: 'much' }",
+                "replay_buffer: 'much' is no size");
+  ExpectRefused(events + "form: 'json' }", "events[0].form: 'json'; use map or array");
+  ExpectRefused(events + "block_hash: 'hex' }", "events[0].block_hash: 'hex'; use bytes or int");
+  ExpectRefused(events + "tenant: 'a' }", "name the one whose blocks are told: default");
+  ExpectRefused(events + "topic: '" + std::string(300, 'x') + "' }",
+                "events[0].topic: has 300 bytes");
+  std::ofstream(dir_.path() + "/token") << "a-token-that-is-long-enough\n";
+  const std::string tenants = absl::StrCat("tenant { name: 'a' token_file: '", dir_.path(),
+                                           "/token' } tenant { name: 'b' } unix_tenant: 'b' ");
+  ExpectRefused(tenants + events + "}", "name the one whose blocks are told: a, b");
+  ExpectRefused(tenants + events + "tenant: 'c' }", "'c' is none of the tenants");
+}
+
 TEST_F(ConfigTest, MistakesAreNamed) {
   ExpectRefused("no_such_field: 1", "line 1");
   ExpectRefused("\nhost_tier: 5", "line 2");

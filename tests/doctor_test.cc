@@ -135,6 +135,22 @@ TEST_F(DoctorTest, TellsOfTheGpuOrWhyThereIsNone) {
               ::testing::AnyOf(HasSubstr("no GPU here: "), HasSubstr(" here, the first is ")));
 }
 
+TEST_F(DoctorTest, TriesDeviceMemory) {
+  config_.device = DaemonConfig::Device::kCuda;
+  config_.gpu_plugin = FAKE_PLUGIN;
+  StartDaemon();
+  const std::string plugin = absl::StrCat("--gpu_plugin=", FAKE_PLUGIN);
+  EXPECT_THAT(DoctorOf(target(), {plugin}).of("path cuda"),
+              AllOf(StartsWith("ok"), HasSubstr("proved from both ends")));
+  EXPECT_THAT(DoctorOf(target(), {"--gpu_plugin=/none"}).of("path cuda"),
+              AllOf(StartsWith("skip"), HasSubstr("cannot load the GPU plugin")));
+  daemon_.reset();
+  config_.staging.device_budget_bytes = 0;
+  StartDaemon();
+  EXPECT_THAT(DoctorOf(target(), {plugin}).of("path cuda"),
+              AllOf(StartsWith("warn"), HasSubstr("shares none"), HasSubstr("device_total")));
+}
+
 TEST_F(DoctorTest, SpeaksJson) {
   StartDaemon();
   const Diagnosis diagnosis = DoctorOf(target(), {"--json"});

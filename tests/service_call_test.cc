@@ -1,6 +1,8 @@
 // Puts and Gets of the service that end in unusual ways.
+#include <cmath>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "codec/crc32c.h"
 #include "codec/plane.h"
 #include "gmock/gmock.h"
@@ -11,6 +13,7 @@
 #include "server/core/testing/memory_tier.h"
 #include "server/core/testing/recording_stats.h"
 #include "server/core/testing/step_executor.h"
+#include "server/core/testing/store_fixture.h"
 #include "server/core/tiled_plane_codec.h"
 #include "space/fingerprint.h"
 #include "tests/testing/kv_data.h"
@@ -180,6 +183,124 @@ TEST_F(ServiceCallTest, EncodedPlanesOfACancelledPutAreNotLookedAt) {
   EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
 }
 
+// Of a Put whose token ids reach the events of its block, and nobody else.
+class TokenIdsTest : public ServiceCallTest {
+ protected:
+  static TokenIds Ids(size_t n) { return std::make_shared<const std::vector<uint32_t>>(n, 7); }
+  absl::StatusOr<std::shared_ptr<PutCall>> Announce(TokenIds ids) {
+    return service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0, std::move(ids)}},
+                        {});
+  }
+  void Store(PutCall& put) {
+    for (size_t p = 0; p < layout_.planes().size(); ++p) {
+      const PlaneSpec& plane = layout_.planes()[p];
+      const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
+      const PlaneSegment segment = {plane.layer, plane.kind, 0, 0, bytes, bytes};
+      const std::span<const std::byte> data = block_[p];
+      ASSERT_TRUE(put.Add({&segment, 1}, {&data, 1}).ok());
+    }
+    ASSERT_TRUE(put.Commit([](absl::StatusOr<PutResults> results) {
+                     EXPECT_TRUE(results.ok() && results->blocks[0].stored);
+                   })
+                    .ok());
+    executor_.RunAll();
+  }
+};
+
+TEST_F(TokenIdsTest, ReachFollowersAndNotWatchers) {
+  const auto follower = service_.Follow(kDefaultTenant, "", 10);
+  const auto of_model = service_.Follow(kDefaultTenant, "service-call", 10);
+  const auto of_another = service_.Follow(kDefaultTenant, "another", 10);
+  const auto another_tenants = service_.Follow(TenantId{1}, "", 10);
+  const auto watching = *service_.Watch(kDefaultTenant, session_->id(), space_);
+  const TokenIds ids = Ids(128);
+  Store(**Announce(ids));
+  EXPECT_EQ(follower->Next(nullptr)->event->token_ids, ids);
+  EXPECT_EQ(of_model->Next(nullptr)->event->token_ids, ids);
+  EXPECT_FALSE(of_another->Next(nullptr));
+  EXPECT_FALSE(another_tenants->Next(nullptr));
+  const auto seen = watching.watcher->Next(nullptr);
+  EXPECT_EQ(seen->event->key, key_);
+  EXPECT_EQ(seen->event->token_ids, nullptr);
+  EXPECT_EQ(ids.use_count(), 1) << "kept by nobody once they are told";
+  EXPECT_EQ(service_.Drop(kDefaultTenant, session_->id(), space_, {&key_, 1}).value(), 1u);
+  EXPECT_EQ(follower->Next(nullptr)->event->kind, StoreEvent::Kind::kRemoved);
+  for (const auto& f : {follower, of_model, of_another, another_tenants}) service_.Unfollow(f);
+  service_.Unwatch(watching);
+}
+
+TEST_F(TokenIdsTest, AreNotKeptWhereNobodyIsTold) {
+  const auto another_tenants = service_.Follow(TenantId{1}, "", 10);
+  const TokenIds ids = Ids(128);
+  const auto put = *Announce(ids);
+  EXPECT_EQ(ids.use_count(), 1);
+  service_.Unfollow(another_tenants);
+}
+
+TEST_F(TokenIdsTest, AreAllOrNone) {
+  for (const size_t n : {1u, 127u, 129u, 256u}) {
+    const auto put = Announce(Ids(n));
+    ASSERT_EQ(put.status().code(), absl::StatusCode::kInvalidArgument) << n;
+    EXPECT_EQ(put.status().message(),
+              absl::StrCat("block 0 has ", n,
+                           " token_ids; a block of this space has 128. Send all of them, or none"));
+  }
+}
+
+TEST_F(ServiceCallTest, AFollowerThatFallsBehindLosesTheOldest) {
+  const auto follower = service_.Follow(kDefaultTenant, "", 1);
+  ASSERT_TRUE(Store());
+  ASSERT_EQ(service_.DropAll(kDefaultTenant, session_->id(), space_).value(), 1u);
+  int woken = 0;
+  const auto item = follower->Next([&] { ++woken; });
+  EXPECT_EQ(item->lost, 1u);
+  EXPECT_EQ(item->event->kind, StoreEvent::Kind::kRemoved);
+  EXPECT_FALSE(follower->Next([&] { ++woken; }));
+  ASSERT_TRUE(Store());
+  EXPECT_EQ(woken, 1);
+  service_.Unfollow(follower);
+}
+
+TEST_F(ServiceCallTest, HitsSavePrefillAtTheRateThatWasDeclared) {
+  ASSERT_TRUE(Store());
+  const auto look_up = [&](double rate, absl::Duration ttl) {
+    const auto session = *service_.BeginSession(kDefaultTenant, "worker", rate);
+    const uint64_t space = service_.OpenSpace(kDefaultTenant, session->id(), Spec(), {})->handle;
+    EXPECT_TRUE(service_.Lookup(kDefaultTenant, session->id(), space, {&key_, 1}, "", ttl).ok());
+  };
+  look_up(0, absl::Seconds(1));
+  EXPECT_TRUE(stats_.totals().prefill_saved.empty()) << "nobody said how fast they are";
+  look_up(64, absl::ZeroDuration());
+  EXPECT_EQ(stats_.totals().prefill_saved[kDefaultTenant], absl::ZeroDuration());
+  look_up(64, absl::Seconds(1));
+  EXPECT_EQ(stats_.totals().prefill_saved[kDefaultTenant], absl::Seconds(2));
+  look_up(256, absl::Seconds(1));
+  EXPECT_EQ(stats_.totals().prefill_saved[kDefaultTenant], absl::Seconds(2.5));
+}
+
+TEST_F(ServiceCallTest, APrefillRateIsANumberOfTokensASecond) {
+  for (const double bad : {-1.0, 0.5, 2e9, std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+    const auto session = service_.BeginSession(kDefaultTenant, "worker", bad);
+    EXPECT_EQ(session.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_THAT(std::string(session.status().message()),
+                ::testing::HasSubstr("prefill_tokens_per_second"));
+  }
+}
+
+// The store outlives the service, and tells of moves until the last has ended.
+TEST(ServiceLifeTest, RecordsMayArriveWhenTheServiceHasGone) {
+  StoreWorld world(30, {.high_watermark = 0.8, .low_watermark = 0.5}, 10);
+  TiledPlaneCodec codec(CpuCodec(), &world.executor, &world.clock, &world.stats);
+  auto service = std::make_unique<Service>(
+      ServiceLimits{}, Service::Parts{&world.store, &codec, &world.executor, &world.clock,
+                                      &world.random, &world.stats});
+  ASSERT_EQ(world.Put(TestChain('a', 10)), 10u);
+  world.store.Maintain();
+  service.reset();
+  world.executor.RunAll();
+  EXPECT_GT((world.stats.totals().moved[{TierKind::kGpu, TierKind::kHost}]), 0u);
+}
+
 // A transport's callback holds the transport's call, which holds the GetCall.
 TEST_F(ServiceCallTest, GetKeepsNothingAfterCancel) {
   ASSERT_TRUE(Store());
@@ -208,8 +329,8 @@ TEST_F(ServiceCallTest, PutKeepsNothingAfterCancel) {
   EXPECT_EQ(Lookup(), 0u);
 }
 
-// A later plane is found damaged before an earlier one was prepared: what the client is told comes
-// before it misses anything.
+// A later plane is found damaged before an earlier one was prepared: what the client is told
+// comes before it misses anything.
 TEST_F(ServiceCallTest, DamageIsToldBeforeAnythingIsMissing) {
   ASSERT_TRUE(Store());
   DamageLastPlane();

@@ -64,6 +64,9 @@ struct ClientOptions {
   std::string target = "unix:/run/kvstow/kvstowd.sock";
   std::string client_name = "worker";  // shown in the daemon's logs
   ClientSecurity security;
+  // How fast this worker prefills, where it knows: the daemon then counts the seconds that hits of
+  // this client's lookups saved it. 0: not known.
+  double prefill_tokens_per_second = 0;
   // A path that is named is used or the call is answered "no match"; kAuto takes the next one.
   DataPath path = DataPath::kAuto;
   // Where the engine's KV lies, for DataPath::kDeviceMemory.
@@ -140,6 +143,10 @@ struct PutBlocksRequest {
   std::function<bool(const PlaneSpec& plane, size_t block, std::span<std::byte> to)> fill = {};
   absl::Duration ttl = absl::ZeroDuration();       // above 0: lease what gets stored
   absl::Duration deadline = absl::ZeroDuration();  // 0: ClientOptions::put_deadline
+  // Opts in to routers being told which tokens the blocks are of, where the daemon publishes KV
+  // events: the tokens of all keys' blocks, one block after the other. They are prompt content;
+  // empty, the default, tells nobody. Of a call with more than 200,000 the first blocks' are told.
+  std::vector<uint32_t> token_ids = {};
 };
 
 struct PutBlocksResult {

@@ -61,6 +61,7 @@ typedef struct {
   const char* key_file;
   const char* server_name;
   const char* token_file;
+  double prefill_tokens_per_second; /* how fast the worker prefills, for metrics; 0: not known */
 } kvstow_options;
 
 typedef enum { KVSTOW_FP16 = 1, KVSTOW_BF16 = 2, KVSTOW_FP32 = 3 } kvstow_dtype;

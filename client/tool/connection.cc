@@ -56,7 +56,7 @@ void Connection::AddFlags(FlagSet* flags) {
 
 absl::Status Connection::Check() const { return client::CheckSecurity(target, security); }
 
-std::unique_ptr<Client> Connection::MakeClient() const {
+ClientOptions Connection::Options() const {
   ClientOptions options;
   options.target = target;
   options.client_name = "kvstow";
@@ -67,6 +67,12 @@ std::unique_ptr<Client> Connection::MakeClient() const {
   if (coding == "worker") options.coder = MakeCpuCoder();
   options.lookup_deadline = options.get_deadline = options.put_deadline = deadline;
   options.control_deadline = options.connect_wait = deadline;
+  return options;
+}
+
+std::unique_ptr<Client> Connection::MakeClient(double prefill_rate) const {
+  ClientOptions options = Options();
+  options.prefill_tokens_per_second = prefill_rate;
   return Client::Create(options);
 }
 

@@ -29,8 +29,10 @@ struct Connection {
   // INVALID_ARGUMENT when it cannot work as asked for.
   absl::Status Check() const;
 
-  // Waits for the daemon as long as each call may take.
-  std::unique_ptr<Client> MakeClient() const;
+  // Calls wait for the daemon as long as each may take.
+  ClientOptions Options() const;
+  // With those. `prefill_rate` as in ClientOptions.
+  std::unique_ptr<Client> MakeClient(double prefill_rate = 0) const;
   std::shared_ptr<grpc::Channel> MakeChannel() const;
   client::Deadline Deadline() const { return client::Deadline::In(deadline); }
 };

@@ -19,7 +19,7 @@ class Lookup : public SpaceCommand {
   }
 
   int Run(const Connection& connection) override {
-    auto client = connection.MakeClient();
+    auto client = connection.MakeClient(prefill_rate_);
     auto space = client->OpenSpace(layout().spec(), layout().shard());
     if (!space.ok()) return Complain(space.status(), connection);
     LookupOptions options;
@@ -39,11 +39,14 @@ class Lookup : public SpaceCommand {
  protected:
   void AddOwnFlags(FlagSet* flags) override {
     flags->Add("ttl", &ttl_, "Lease the matched blocks for so long");
+    flags->Add("prefill_rate", &prefill_rate_,
+               "With --ttl: count what was matched as prefill saved, at so many tokens a second");
     flags->Add("keys", &show_keys_, "Print the key of each block");
   }
 
  private:
   absl::Duration ttl_;
+  double prefill_rate_ = 0;
   bool show_keys_ = false;
 };
 

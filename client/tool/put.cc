@@ -70,6 +70,8 @@ class Put : public Command {
     flags->Add("k", &k_, ".npy [layers, heads, tokens, dim] of float16, bfloat16 or float32");
     flags->Add("v", &v_, "The same for V");
     flags->Add("ttl", &ttl_, "Lease what gets stored for so long");
+    flags->Add("send_token_ids", &send_token_ids_,
+               "Send the prompt's token ids along, for the daemon's KV events");
     flags->Add("write_space", &write_space_, "Write the space to this file, for --space later");
     prompt_.Add(flags);
     space_.Add(flags);
@@ -91,6 +93,10 @@ class Put : public Command {
     auto keys = prompt_.Keys(*spec);
     if (!keys.ok()) return keys.status();
     keys_ = *std::move(keys);
+    if (send_token_ids_) {
+      token_ids_ = *prompt_.Tokens();
+      token_ids_.resize(keys_.size() * spec->block_tokens);
+    }
     if (arrays_->tokens() / spec->block_tokens >= keys_.size()) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("the prompt has ", keys_.size(),
                                                    " blocks, but K "
@@ -122,6 +128,7 @@ class Put : public Command {
     PutBlocksRequest request;
     request.keys = keys_;
     request.ttl = ttl_;
+    request.token_ids = token_ids_;
     request.source = [this](const PlaneSpec& plane, size_t block) {
       buffer_.resize(plane.raw_bytes);
       arrays_->CopyOut(*layout_, plane, block, buffer_);
@@ -132,12 +139,14 @@ class Put : public Command {
 
   std::string k_, v_, write_space_;
   absl::Duration ttl_;
+  bool send_token_ids_ = false;
   PromptFlags prompt_;
   SpaceFlags space_;
 
   std::optional<KvArrays> arrays_;
   std::optional<PlaneLayout> layout_;
   std::vector<BlockKey> keys_;
+  std::vector<uint32_t> token_ids_;  // of the keys' blocks; empty: not sent
   std::vector<std::byte> buffer_;
 };
 

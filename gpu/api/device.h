@@ -87,6 +87,9 @@ class Device {
   // Zeros, a whole number of the device's large pages. RESOURCE_EXHAUSTED when there is not so
   // much, UNIMPLEMENTED where the driver shares none.
   virtual absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) = 0;
+  // What another process shares, all of it. The descriptor stays the caller's. FAILED_PRECONDITION
+  // when it is no such memory, or of another size or device.
+  virtual absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) = 0;
 
   // For records of up to `max_records` a call. Takes all the memory that it will ever use; borrows
   // the layout and the device. RESOURCE_EXHAUSTED when there is too little.

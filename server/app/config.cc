@@ -14,6 +14,7 @@
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "server/app/config.pb.h"
+#include "server/app/event_config.h"
 #include "server/auth/pem_files.h"
 #include "server/core/status_macros.h"
 
@@ -108,6 +109,8 @@ void Override(const ConfigOverrides& o, Config* config) {
   if (!o.gpu_tier.empty()) config->set_gpu_tier(o.gpu_tier);
   if (!o.gpu_plugin.empty()) config->set_gpu_plugin(o.gpu_plugin);
   if (!o.metrics.empty()) config->set_metrics(o.metrics);
+  if (!o.events.empty()) config->clear_events();
+  if (!o.events.empty() && o.events != "none") config->add_events()->set_endpoint(o.events);
   if (!o.log_level.empty()) config->set_log_level(o.log_level);
   if (o.insecure) config->set_insecure(*o.insecure);
   if (o.reflection) config->set_reflection(*o.reflection);
@@ -395,6 +398,7 @@ absl::StatusOr<DaemonConfig> Convert(const Config& in) {
   KVSTOW_RETURN_IF_ERROR(SetListeners(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetTls(in, &out));
   KVSTOW_RETURN_IF_ERROR(SetTenants(in, &out));
+  KVSTOW_ASSIGN_OR_RETURN(out.events, EventStreams(in, out));
   KVSTOW_RETURN_IF_ERROR(SetLimits(in.limits(), &out));
   KVSTOW_RETURN_IF_ERROR(SetEviction(in.eviction(), &out));
   KVSTOW_RETURN_IF_ERROR(SetOverwriting(in, &out));

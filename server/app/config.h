@@ -8,6 +8,7 @@
 #include "server/auth/tenants.h"
 #include "server/core/service.h"
 #include "server/core/store.h"
+#include "server/events/event_publisher.h"
 #include "server/obs/metrics_listener.h"
 #include "server/rpc/rpc_server.h"
 #include "server/staging/staging_listener.h"
@@ -33,11 +34,12 @@ struct DaemonConfig {
   ServiceLimits limits;
   StoreOptions store;
   StagingOptions staging;  // budget 0: none
+  std::vector<EventStreamOptions> events;
 };
 
 // Settings given on the command line; those not set are empty.
 struct ConfigOverrides {
-  std::string unix_socket, tcp, host_tier, staging, device, gpu_tier, gpu_plugin, metrics,
+  std::string unix_socket, tcp, host_tier, staging, device, gpu_tier, gpu_plugin, metrics, events,
       log_level;
   std::optional<bool> insecure, reflection;
   std::optional<uint32_t> threads, shutdown_grace_seconds;

@@ -64,6 +64,7 @@ struct Daemon::Parts {
   std::unique_ptr<BatchedPlaneCodec> gpu_codec;   // null without a GPU
   std::unique_ptr<DeviceReadLanes> device_reads;  // null without one that shares its memory
   std::unique_ptr<Service> service;
+  std::vector<std::unique_ptr<EventPublisher>> events;
   std::unique_ptr<StagingListener> staging;  // null without
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<MetricsListener> metrics_listener;
@@ -85,6 +86,7 @@ struct Daemon::Parts {
   void ReloadTokens();
   void TellRefusedConnections();
   void Maintain();
+  std::string EventEndpoints() const;
   void LogStart(const DaemonConfig& config) const;
 };
 
@@ -100,6 +102,9 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   if (gpu.device != nullptr) counted.devices.insert(counted.devices.begin(), "cuda");
   if (config.staging.budget_bytes > 0) counted.data_paths.push_back("shm");
   if (SharesDeviceMemory(config)) counted.data_paths.push_back("cuda");
+  for (const EventStreamOptions& stream : config.events) {
+    counted.event_tenants.push_back(stream.tenant);
+  }
   metrics = std::make_shared<Metrics>(counted);
   slow_calls = std::make_unique<SlowCallLog>(
       SlowCallLog::Options{config.slow_call, tenants->names()}, metrics.get(), &clock,
@@ -137,6 +142,11 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   service = std::make_unique<Service>(
       config.limits, Service::Parts{store.get(), codec, executor.get(), &clock, &random,
                                     metrics.get(), device_reads.get()});
+  for (const EventStreamOptions& stream : config.events) {
+    KVSTOW_ASSIGN_OR_RETURN(auto publisher,
+                            EventPublisher::Start(stream, service.get(), metrics.get()));
+    events.push_back(std::move(publisher));
+  }
   const auto fill_stats = [this](v1::StatsResponse* out) {
     FillTotals(metrics->totals(), out);
     out->set_uptime_seconds(absl::ToDoubleSeconds(clock.Now() - started));
@@ -234,17 +244,25 @@ void Daemon::Parts::TellGpuHealth() {
   rpc->SetServing(kGpuHealthService, healthy);
 }
 
+std::string Daemon::Parts::EventEndpoints() const {
+  if (events.empty()) return "none";
+  return absl::StrJoin(events, ",", [](std::string* out, const auto& publisher) {
+    absl::StrAppend(out, publisher->endpoint());
+  });
+}
+
 void Daemon::Parts::LogStart(const DaemonConfig& config) const {
   const PlaneCodec& codec = service->codec();
   const std::string gpu_tier =
       gpu.tier == nullptr ? "" : absl::StrCat("gpu:", config.gpu_tier_bytes >> 20, "MiB,");
   spdlog::info(
       "kvstowd started version={} config=\"{}\" codec=eoptshrinkq device={} isa=\"{}\" threads={} "
-      "tiers={}host:{}MiB staging={}MiB listeners={} tls={} insecure={} tenants={} metrics={}",
+      "tiers={}host:{}MiB staging={}MiB listeners={} tls={} insecure={} tenants={} events={} "
+      "metrics={}",
       kVersion, config.source, std::string(codec.device()), std::string(codec.description()),
       config.threads, gpu_tier, config.host_tier_bytes >> 20, config.staging.budget_bytes >> 20,
       absl::StrJoin(rpc->listeners(), ","), config.rpc.tls.enabled() ? "on" : "off",
-      config.insecure, absl::StrJoin(tenants->names(), ","),
+      config.insecure, absl::StrJoin(tenants->names(), ","), EventEndpoints(),
       metrics_listener ? metrics_listener->address() : "none");
   if (gpu.device == nullptr) spdlog::info("kvstowd uses no GPU: {}", gpu.why_not);
 }
@@ -271,10 +289,14 @@ size_t Daemon::Shutdown(absl::Duration grace) {
   if (parts_->metrics != nullptr) parts_->metrics->SetGaugeSource(nullptr);
   // Work of calls that were cut off still holds parts of the store.
   if (parts_->executor != nullptr) parts_->executor->Drain();
+  // After whatever there was to tell.
+  parts_->events.clear();
   return cut_off;
 }
 
 const std::vector<std::string>& Daemon::listeners() const { return parts_->rpc->listeners(); }
+
+const EventPublisher& Daemon::events(size_t i) const { return *parts_->events[i]; }
 
 std::string Daemon::metrics_address() const {
   return parts_->metrics_listener ? parts_->metrics_listener->address() : "";

@@ -22,6 +22,8 @@ class Daemon {
   const std::vector<std::string>& listeners() const;
   // host:port, empty for none.
   std::string metrics_address() const;
+  // The streams of KV events, as configured.
+  const EventPublisher& events(size_t i) const;
 
   // Drains and stops; the destructor does it with no grace. Returns how many bulk calls were cut
   // off.

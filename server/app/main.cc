@@ -34,6 +34,8 @@ ABSL_FLAG(std::string, device, "", "auto, cpu, cuda or cuda:1: where KV is encod
 ABSL_FLAG(std::string, gpu_tier, "", "Size of the tier in device memory, or none");
 ABSL_FLAG(std::string, gpu_plugin, "", "Path of libkvstow_gpu.so, where it is not beside kvstowd");
 ABSL_FLAG(std::string, metrics, "", "host:port of the Prometheus endpoint, or none");
+ABSL_FLAG(std::string, events, "",
+          "ipc:///path or tcp://127.0.0.1:port to publish KV events at for routers, or none");
 ABSL_FLAG(absl::optional<uint32_t>, threads, absl::nullopt, "Codec threads; 0: one a processor");
 ABSL_FLAG(std::string, log_level, "", "trace, debug, info, warn or error");
 ABSL_FLAG(absl::optional<bool>, reflection, absl::nullopt, "Serve gRPC reflection");
@@ -61,6 +63,7 @@ ConfigOverrides OverridesFromFlags() {
   o.gpu_tier = absl::GetFlag(FLAGS_gpu_tier);
   o.gpu_plugin = absl::GetFlag(FLAGS_gpu_plugin);
   o.metrics = absl::GetFlag(FLAGS_metrics);
+  o.events = absl::GetFlag(FLAGS_events);
   o.log_level = absl::GetFlag(FLAGS_log_level);
   o.insecure = Std(absl::GetFlag(FLAGS_insecure));
   o.reflection = Std(absl::GetFlag(FLAGS_reflection));

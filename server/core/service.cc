@@ -15,6 +15,15 @@ absl::Status CheckCount(absl::string_view what, size_t count, size_t limit) {
       absl::StrCat(count, " ", what, " in one call; the limit is ", limit, ". Split the call"));
 }
 
+absl::Status CheckPrefillRate(double tokens_per_second) {
+  constexpr double kFastest = 1e9;
+  if (tokens_per_second == 0 || (tokens_per_second >= 1 && tokens_per_second <= kFastest)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("prefill_tokens_per_second is ", tokens_per_second,
+                                                 "; give a rate from 1 to 1e9, or leave it out"));
+}
+
 RecordInspection InspectRecord(Store& store, const SpaceContext& space, const BlockKey& key,
                                const BlockInfo::ShardInfo& where, bool drop_damaged) {
   RecordInspection out;
@@ -53,13 +62,22 @@ Service::Service(ServiceLimits limits, Parts parts)
   context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
 }
 
+// Records may still move between tiers, and the store tells of it.
+Service::~Service() { context_.store.SetListener(nullptr); }
+
 absl::StatusOr<std::shared_ptr<Session>> Service::BeginSession(TenantId tenant,
-                                                               std::string client_name) {
+                                                               std::string client_name,
+                                                               double prefill_rate) {
   if (client_name.size() > kMaxNameBytes) {
     return absl::InvalidArgumentError(absl::StrCat("client_name has ", client_name.size(),
                                                    " bytes; the limit is ", kMaxNameBytes));
   }
-  return sessions_.Begin(tenant, std::move(client_name));
+  KVSTOW_RETURN_IF_ERROR(CheckPrefillRate(prefill_rate));
+  KVSTOW_ASSIGN_OR_RETURN(auto session,
+                          sessions_.Begin(tenant, std::move(client_name), prefill_rate));
+  // From the first declaration on there is something to count, if only 0.
+  if (prefill_rate > 0) context_.stats.OnPrefillSaved(tenant, absl::ZeroDuration());
+  return session;
 }
 
 absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::FindSpace(TenantId tenant,
@@ -88,7 +106,9 @@ absl::StatusOr<std::shared_ptr<const SpaceContext>> Service::SharedContext(Tenan
   KVSTOW_ASSIGN_OR_RETURN(auto context, SpaceContext::Create(tenant, std::move(spec),
                                                              std::move(shard), &context_.store));
   known.push_back(context);
-  spaces_.insert(context->id());
+  if (spaces_.insert(context->id()).second) {
+    hub_.AddSpace(context->id(), tenant, context->layout().spec().model.name);
+  }
   return context;
 }
 
@@ -108,8 +128,15 @@ absl::StatusOr<LookupMatch> Service::Lookup(TenantId tenant, const SessionId& se
                                             const std::string& request_id, absl::Duration ttl) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("keys", keys.size(), limits_.max_keys_per_lookup));
   KVSTOW_RETURN_IF_ERROR(CheckCount("bytes of request_id", request_id.size(), kMaxNameBytes));
-  KVSTOW_ASSIGN_OR_RETURN(auto context, FindSpace(tenant, session, space));
-  return context_.store.Lookup(context->id(), keys, session, request_id, ttl);
+  KVSTOW_ASSIGN_OR_RETURN(auto caller, sessions_.Find(tenant, session));
+  KVSTOW_ASSIGN_OR_RETURN(auto context, caller->FindSpace(space));
+  LookupMatch match = context_.store.Lookup(context->id(), keys, session, request_id, ttl);
+  if (ttl > absl::ZeroDuration() && caller->prefill_rate() > 0) {
+    const double tokens =
+        static_cast<double>(match.tiers.size()) * context->layout().spec().block_tokens;
+    context_.stats.OnPrefillSaved(tenant, absl::Seconds(tokens / caller->prefill_rate()));
+  }
+  return match;
 }
 
 absl::StatusOr<uint64_t> Service::Prefetch(TenantId tenant, const SessionId& session,
@@ -166,12 +193,29 @@ absl::StatusOr<Service::Caller> Service::FindCaller(TenantId tenant, const Sessi
   return caller;
 }
 
+absl::Status Service::CheckTokenIds(const SpaceContext& space,
+                                    std::vector<BlockIntent>& intents) const {
+  const uint32_t expected = space.layout().spec().block_tokens;
+  const bool wanted = hub_.IsFollowed(space.id());
+  for (size_t b = 0; b < intents.size(); ++b) {
+    TokenIds& ids = intents[b].token_ids;
+    if (ids != nullptr && ids->size() != expected) {
+      return absl::InvalidArgumentError(absl::StrCat("block ", b, " has ", ids->size(),
+                                                     " token_ids; a block of this space has ",
+                                                     expected, ". Send all of them, or none"));
+    }
+    if (!wanted) ids = nullptr;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(
     TenantId tenant, const SessionId& session, uint64_t space, std::vector<BlockIntent> intents,
     absl::Duration ttl, const std::optional<SlotClaim>& slot, PlaneForm form) {
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
   KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  KVSTOW_RETURN_IF_ERROR(CheckTokenIds(*caller.space, intents));
   PutForm put_form{.form = form};
   if (form == PlaneForm::kEncoded) {
     random_->Fill(std::as_writable_bytes(std::span(&put_form.sample_seed, 1)));

@@ -75,11 +75,15 @@ class Service {
   };
   // All parts outlive the Service; executor work that it scheduled must have run before it goes.
   Service(ServiceLimits limits, Parts parts);
+  ~Service();
+  Service(const Service&) = delete;
 
   const ServiceLimits& limits() const { return limits_; }
   const PlaneCodec& codec() const { return context_.codec; }
 
-  absl::StatusOr<std::shared_ptr<Session>> BeginSession(TenantId tenant, std::string client_name);
+  // `prefill_rate`: how many tokens a second the client prefills; 0 when it is not known.
+  absl::StatusOr<std::shared_ptr<Session>> BeginSession(TenantId tenant, std::string client_name,
+                                                        double prefill_rate = 0);
   void EndSession(const SessionId& id) { sessions_.End(id); }
   // As Sessions::Find.
   absl::StatusOr<std::shared_ptr<Session>> FindSession(const SessionId& id) const {
@@ -121,6 +125,13 @@ class Service {
   absl::StatusOr<Watching> Watch(TenantId tenant, const SessionId& session, uint64_t space);
   void Unwatch(const Watching& watching) { hub_.Unwatch(watching.space, watching.watcher); }
 
+  // As WatchHub::Follow: for the daemon itself, which knows whom it tells.
+  std::shared_ptr<WatchHub::Watcher> Follow(TenantId tenant, std::string model,
+                                            size_t queue_limit) {
+    return hub_.Follow(tenant, std::move(model), queue_limit);
+  }
+  void Unfollow(const std::shared_ptr<WatchHub::Watcher>& follower) { hub_.Unfollow(follower); }
+
   // NOT_FOUND for an unknown key. With `drop_damaged` a block that is found damaged leaves the
   // store.
   absl::StatusOr<BlockInspection> Inspect(TenantId tenant, const SessionId& session, uint64_t space,
@@ -151,6 +162,9 @@ class Service {
   };
   absl::StatusOr<Caller> FindCaller(TenantId tenant, const SessionId& session, uint64_t space,
                                     const std::optional<SlotClaim>& slot) const;
+  // Takes those away that nobody would be told. INVALID_ARGUMENT when a block has not as many as
+  // tokens.
+  absl::Status CheckTokenIds(const SpaceContext& space, std::vector<BlockIntent>& intents) const;
   absl::StatusOr<std::shared_ptr<const SpaceContext>> FindSpace(TenantId tenant,
                                                                 const SessionId& session,
                                                                 uint64_t handle) const;

@@ -76,10 +76,11 @@ void Session::End() {
   for (size_t i = 0; i < std::size(dropped); ++i) dropped[i] = std::move(regions_[i].area);
 }
 
-absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::string client_name) {
+absl::StatusOr<std::shared_ptr<Session>> Sessions::Begin(TenantId tenant, std::string client_name,
+                                                         double prefill_rate) {
   SessionId id;
   random_->Fill(std::as_writable_bytes(std::span(id.bytes)));
-  auto session = std::make_shared<Session>(id, tenant, std::move(client_name));
+  auto session = std::make_shared<Session>(id, tenant, std::move(client_name), prefill_rate);
   absl::MutexLock lock(&mu_);
   if (sessions_.size() >= max_sessions_) {
     return absl::ResourceExhaustedError(

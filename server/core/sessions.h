@@ -23,12 +23,17 @@ namespace kvstow {
 
 class Session {
  public:
-  Session(SessionId id, TenantId tenant, std::string client_name)
-      : id_(id), tenant_(tenant), client_name_(std::move(client_name)) {}
+  Session(SessionId id, TenantId tenant, std::string client_name, double prefill_rate)
+      : id_(id),
+        tenant_(tenant),
+        client_name_(std::move(client_name)),
+        prefill_rate_(prefill_rate) {}
 
   const SessionId& id() const { return id_; }
   TenantId tenant() const { return tenant_; }
   const std::string& client_name() const { return client_name_; }
+  // Tokens a second that the client prefills; 0 when it did not say.
+  double prefill_rate() const { return prefill_rate_; }
   bool ended() const { return ended_.load(std::memory_order_acquire); }
 
   // The same context gives the same handle. RESOURCE_EXHAUSTED beyond `limit` spaces.
@@ -51,6 +56,7 @@ class Session {
   const SessionId id_;
   const TenantId tenant_;
   const std::string client_name_;
+  const double prefill_rate_;
   void End() ABSL_LOCKS_EXCLUDED(mu_);
   std::atomic<bool> ended_{false};
   mutable absl::Mutex mu_;
@@ -75,7 +81,8 @@ class Sessions {
         counts_(tenant_sessions_.size()) {}
 
   // RESOURCE_EXHAUSTED beyond max_sessions or the tenant's own limit.
-  absl::StatusOr<std::shared_ptr<Session>> Begin(TenantId tenant, std::string client_name);
+  absl::StatusOr<std::shared_ptr<Session>> Begin(TenantId tenant, std::string client_name,
+                                                 double prefill_rate = 0);
   void End(const SessionId& id);
   // FAILED_PRECONDITION for one that ended, never was, or belongs to another tenant: all look
   // alike.

@@ -62,6 +62,8 @@ class StatsSink {
   virtual ~StatsSink() = default;
 
   virtual void OnLookup(TenantId tenant, uint64_t hit_tokens, uint64_t miss_tokens) = 0;
+  // By hits of a client that said how fast it prefills; 0 when it says so.
+  virtual void OnPrefillSaved(TenantId tenant, absl::Duration time) = 0;
   // `blocks` records became visible or stopped being there.
   virtual void OnStored(TenantId tenant, TierKind tier, uint64_t blocks, uint64_t bytes) = 0;
   virtual void OnRemoved(TenantId tenant, TierKind tier, RemovalReason reason, uint64_t blocks,
@@ -69,6 +71,9 @@ class StatsSink {
   virtual void OnRefused(TenantId tenant, Refusal refusal, uint64_t blocks) = 0;
   virtual void OnChecksumFailure(TierKind tier) = 0;
   virtual void OnLeaseExpired(TenantId tenant) = 0;
+  // Events of a tenant's blocks that were published to routers; and those that never will be.
+  virtual void OnEventsPublished(TenantId tenant, uint64_t events) = 0;
+  virtual void OnEventsLost(TenantId tenant, uint64_t events) = 0;
   // Records moved between tiers: `bytes` is what was copied.
   virtual void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) = 0;
   // Copies that failed; the records stayed in `from`.

@@ -76,22 +76,33 @@ struct StoreOptions {
   size_t max_promotions = 8192;
 };
 
+// The tokens of a block: prompt content, so held only by what passes them on. Null: none were sent.
+using TokenIds = std::shared_ptr<const std::vector<uint32_t>>;
+
 // A block as a Put announces it.
 struct BlockIntent {
   BlockKey key{};
   BlockKey parent{};            // ignored for a root block
   uint64_t first_position = 0;  // 0 makes it a root block
+  TokenIds token_ids = {};      // for the event of the block, and gone with it
 };
 
 struct StoreEvent {
-  enum class Kind { kStored, kRemoved } kind = Kind::kStored;
+  enum class Kind {
+    kStored,
+    kRemoved,
+    kMoved,  // to another tier
+  } kind = Kind::kStored;
   SpaceId space{};
   BlockKey key{};
   BlockKey parent{};
   uint64_t first_position = 0;
-  TierKind tier = TierKind::kHost;
+  uint32_t block_tokens = 0;
+  TierKind tier = TierKind::kHost;                 // the slowest of its records'
+  TierKind from = TierKind::kHost;                 // of kMoved: and before
   RemovalReason reason = RemovalReason::kEvicted;  // of kRemoved
   DeclaredQuality k, v;                            // of kStored: worst shard's
+  TokenIds token_ids = {};                         // of kStored
 };
 
 struct TierSnapshot {
@@ -206,8 +217,8 @@ class Store {
   ~Store();
   Store(const Store&) = delete;
 
-  // Called under the store's lock, in order, for every block that becomes visible or goes. Must be
-  // quick and not call back. Set before use.
+  // Called under the store's lock, in order, for every block that becomes visible, changes its tier
+  // or goes. Must be quick and not call back. Set before use.
   void SetListener(std::function<void(const StoreEvent&)> listener);
 
   // The same arguments give the same id. An empty `expected_shards` means {0}. `block_tokens` is

@@ -98,6 +98,7 @@ StoreEvent Store::Impl::EventOf(const Block& block, StoreEvent::Kind kind) const
   event.key = block.key;
   if (block.parent != nullptr) event.parent = block.parent->key;
   event.first_position = block.first_position;
+  event.block_tokens = block.space->block_tokens;
   event.tier = tiers_[block.tier]->kind();
   return event;
 }

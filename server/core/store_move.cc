@@ -165,9 +165,13 @@ void Store::Impl::Switch(const MovingRecord& move) {
   ledger_.AddRecord(record);
   queues_.Of(block).Resize(*block, block_bytes);
   block->physical_bytes = block_bytes;
-  block->tier = 0;
+  const uint8_t tier_before = std::exchange(block->tier, 0);
   for (const Record& r : block->records()) block->tier = std::max(block->tier, r.tier);
   stats_->OnMoved(tiers_[move.from]->kind(), tiers_[move.to]->kind(), 1, move.bytes);
+  if (block->tier == tier_before) return;
+  StoreEvent event = EventOf(*block, StoreEvent::Kind::kMoved);
+  event.from = tiers_[tier_before]->kind();
+  Emit(event);
 }
 
 void Store::Impl::Track(Block* block) {

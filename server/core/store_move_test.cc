@@ -58,6 +58,19 @@ class StoreMoveTest : public testing::Test {
   StoreWorld w_{30, Options(), 10};
 };
 
+TEST_F(StoreMoveTest, WhoListensHearsOfMoves) {
+  PutEach("abcdefghij");
+  w_.events.clear();
+  w_.Settle();
+  ASSERT_EQ(w_.events.size(), moved(kDown));
+  for (const StoreEvent& event : w_.events) {
+    EXPECT_EQ(event.kind, StoreEvent::Kind::kMoved);
+    EXPECT_EQ(event.from, TierKind::kGpu);
+    EXPECT_EQ(event.tier, TierKind::kHost);
+    EXPECT_EQ(event.block_tokens, kTestTokens);
+  }
+}
+
 TEST_F(StoreMoveTest, ColdestLeaveUntilTheLowWatermark) {
   PutEach("abcdefghij");
   ASSERT_EQ(w_.fast_pages(), 10u);

@@ -229,7 +229,7 @@ void Store::Impl::Publish(const PendingCommit& pending, Placement placement, uin
   ++block->present;
   --reservations_;
   ledger_.AddRecord(record);
-  waiting_.Add(block, clock_->Now(), meta.k, meta.v);
+  waiting_.Add(block, clock_->Now(), {meta.k, meta.v, pending.intent.token_ids});
   Reveal(block);
 }
 
@@ -248,7 +248,7 @@ void Store::Impl::Reveal(Block* block) {
 }
 
 void Store::Impl::RevealOne(Block* block) {
-  const BlockQuality quality = waiting_.Remove(block);
+  BlockNews news = waiting_.Remove(block);
   block->last_use = ++tick_;
   block->last_use_nanos = absl::ToUnixNanos(clock_->Now());
   index_.MakeVisible(block);
@@ -259,8 +259,9 @@ void Store::Impl::RevealOne(Block* block) {
     stats_->OnStored(tenant, tiers_[record.tier]->kind(), 1, record.physical_bytes);
   }
   StoreEvent event = EventOf(*block, StoreEvent::Kind::kStored);
-  event.k = quality.k;
-  event.v = quality.v;
+  event.k = news.k;
+  event.v = news.v;
+  event.token_ids = std::move(news.token_ids);
   Emit(event);
 }
 

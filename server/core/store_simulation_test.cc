@@ -44,15 +44,23 @@ struct Cluster {
     return keys;
   }
 
-  // Watchers see a tree that always hangs together.
+  // Watchers see a tree that always hangs together, and know the tier of each block.
   void OnEvent(const StoreEvent& event) {
     absl::StrAppend(&log, static_cast<int>(event.kind), ShortHex(event.key), ";");
     if (event.kind == StoreEvent::Kind::kStored) {
       EXPECT_TRUE(event.first_position == 0 || seen.contains(event.parent));
       EXPECT_TRUE(seen.emplace(event.key, event.parent).second);
+      tiers[event.key] = event.tier;
       return;
     }
-    EXPECT_EQ(seen.erase(event.key), 1u);
+    ASSERT_TRUE(seen.contains(event.key));
+    if (event.kind == StoreEvent::Kind::kMoved) {
+      EXPECT_NE(event.from, event.tier);
+      EXPECT_EQ(std::exchange(tiers[event.key], event.tier), event.from);
+      return;
+    }
+    EXPECT_EQ(tiers[event.key], event.tier);
+    seen.erase(event.key);
     for (const auto& [key, parent] : seen) EXPECT_NE(parent, event.key) << "orphaned";
     if (event.reason == RemovalReason::kEvicted) {
       EXPECT_FALSE(held.contains(event.key)) << "leased or pinned";
@@ -63,7 +71,8 @@ struct Cluster {
   StoreWorld world;
   std::string log;
   std::map<BlockKey, BlockKey> seen;  // visible, with parents
-  std::multiset<BlockKey> held;       // by pins
+  std::map<BlockKey, TierKind> tiers;
+  std::multiset<BlockKey> held;  // by pins
 };
 
 class Actor {

@@ -92,6 +92,7 @@ void Stress(uint32_t slow_pages, uint32_t fast_pages) {
   // Under the store's lock.
   int64_t visible = 0;
   world.store.SetListener([&visible](const StoreEvent& event) {
+    if (event.kind == StoreEvent::Kind::kMoved) return;
     visible += event.kind == StoreEvent::Kind::kStored ? 1 : -1;
   });
   std::vector<std::thread> threads;

@@ -2,29 +2,29 @@
 
 namespace kvstow {
 
-void BlockQuality::Merge(const DeclaredQuality& other_k, const DeclaredQuality& other_v) {
-  if (other_k.centred_nmse > k.centred_nmse) k = other_k;
-  if (other_v.nmse > v.nmse) v = other_v;
+void BlockNews::Merge(const BlockNews& other) {
+  if (other.k.centred_nmse > k.centred_nmse) k = other.k;
+  if (other.v.nmse > v.nmse) v = other.v;
+  if (token_ids == nullptr) token_ids = other.token_ids;
 }
 
-void WaitingBlocks::Add(Block* block, absl::Time now, const DeclaredQuality& k,
-                        const DeclaredQuality& v) {
+void WaitingBlocks::Add(Block* block, absl::Time now, const BlockNews& news) {
   const auto [it, added] = blocks_.try_emplace(block);
   Waiting& waiting = it->second;
   if (!added) {
-    waiting.quality.Merge(k, v);
+    waiting.news.Merge(news);
     return;
   }
-  waiting = {.since = now, .sequence = next_sequence_++, .quality = {k, v}};
+  waiting = {.since = now, .sequence = next_sequence_++, .news = news};
   by_age_.emplace(now, waiting.sequence, block);
 }
 
-BlockQuality WaitingBlocks::Remove(Block* block) {
+BlockNews WaitingBlocks::Remove(Block* block) {
   const auto it = blocks_.find(block);
   const Waiting waiting = it->second;
   by_age_.erase({waiting.since, waiting.sequence, block});
   blocks_.erase(it);
-  return waiting.quality;
+  return waiting.news;
 }
 
 Block* WaitingBlocks::Oldest(absl::Time until) const {

@@ -1,5 +1,5 @@
 // The incomplete blocks: committed by some shard, waiting for another or for their parent. Since
-// when, and what their records declare of their quality, for the event when they become visible.
+// when, and what their Puts told of them, for the event when they become visible.
 //
 // Not thread-safe.
 #pragma once
@@ -12,22 +12,24 @@
 #include "absl/time/time.h"
 #include "codec/record.h"
 #include "server/core/block.h"
+#include "server/core/store.h"
 
 namespace kvstow {
 
-// The worst shard's.
-struct BlockQuality {
+// Of several shards' it keeps, K and V each, the quality with the larger error, and the token ids
+// that came first.
+struct BlockNews {
   DeclaredQuality k, v;
-  // Keeps the one with the larger error, K and V each.
-  void Merge(const DeclaredQuality& other_k, const DeclaredQuality& other_v);
+  TokenIds token_ids = {};
+  void Merge(const BlockNews& other);
 };
 
 class WaitingBlocks {
  public:
   // A record of the block was committed; it waits from the first one on.
-  void Add(Block* block, absl::Time now, const DeclaredQuality& k, const DeclaredQuality& v);
+  void Add(Block* block, absl::Time now, const BlockNews& news);
   // It became visible or went. REQUIRES that it waits.
-  BlockQuality Remove(Block* block);
+  BlockNews Remove(Block* block);
   // The one that has waited longest, when that is since `until` or before; else null. Stays.
   Block* Oldest(absl::Time until) const;
 
@@ -37,7 +39,7 @@ class WaitingBlocks {
   struct Waiting {
     absl::Time since;
     uint64_t sequence = 0;
-    BlockQuality quality;
+    BlockNews news;
   };
   uint64_t next_sequence_ = 0;
   absl::flat_hash_map<Block*, Waiting> blocks_;

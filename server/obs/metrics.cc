@@ -39,6 +39,7 @@ const std::map<RemovalReason, std::string>& RemovalNames() {
 
 struct Metrics::PerTenant {
   Counter *hit_tokens, *miss_tokens, *expired_leases, *record_bytes, *record_entries;
+  Counter *events_published = nullptr, *events_lost = nullptr;  // null: none are published
   Gauge *physical_bytes, *leased_bytes, *blocks, *leases;
   std::map<TierKind, Gauge*> tier_bytes, quota_bytes;
   std::map<Refusal, Counter*> refused;
@@ -71,6 +72,7 @@ struct Metrics::PerMethod {
 
 Metrics::Metrics(MetricsConfig config) : config_(std::move(config)) {
   AddTenants();
+  AddEvents();
   AddTiers();
   AddMoves();
   AddPlaneKinds();
@@ -86,6 +88,13 @@ void Metrics::AddTenants() {
                      .Name("kvstow_lookup_tokens_total")
                      .Help("Prompt tokens that lookups found stored (hit) and did not (miss)")
                      .Register(registry_);
+  prefill_saved_ =
+      &BuildCounter()
+           .Name("kvstow_prefill_seconds_saved_total")
+           .Help(
+               "What prefilling the tokens of hits would have taken, at the rates that "
+               "clients declared")
+           .Register(registry_);
   auto& expired = BuildCounter()
                       .Name("kvstow_expired_leases_total")
                       .Help("Leases that ended by their time to live")
@@ -176,6 +185,22 @@ void Metrics::AddTenants() {
       }
     }
     tenants_.push_back(std::move(t));
+  }
+}
+
+void Metrics::AddEvents() {
+  auto& published = BuildCounter()
+                        .Name("kvstow_events_published_total")
+                        .Help("Blocks named in the KV events published")
+                        .Register(registry_);
+  auto& lost = BuildCounter()
+                   .Name("kvstow_events_lost_total")
+                   .Help("What happened to blocks and no KV event tells: publishing fell behind")
+                   .Register(registry_);
+  for (const TenantId id : config_.event_tenants) {
+    const prometheus::Labels labels = {{"tenant", config_.tenants[static_cast<size_t>(id)]}};
+    tenant(id).events_published = &published.Add(labels);
+    tenant(id).events_lost = &lost.Add(labels);
   }
 }
 
@@ -416,6 +441,21 @@ void Metrics::OnChecksumFailure(TierKind kind) {
 }
 
 void Metrics::OnLeaseExpired(TenantId id) { tenant(id).expired_leases->Increment(); }
+
+void Metrics::OnPrefillSaved(TenantId id, absl::Duration time) {
+  prefill_saved_->Add({{"tenant", config_.tenants[static_cast<size_t>(id)]}})
+      .Increment(absl::ToDoubleSeconds(time));
+}
+
+void Metrics::OnEventsPublished(TenantId id, uint64_t events) {
+  Counter* const counter = tenant(id).events_published;
+  if (counter != nullptr) counter->Increment(static_cast<double>(events));
+}
+
+void Metrics::OnEventsLost(TenantId id, uint64_t events) {
+  Counter* const counter = tenant(id).events_lost;
+  if (counter != nullptr) counter->Increment(static_cast<double>(events));
+}
 
 void Metrics::OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) {
   move(from, to).moves->Increment(static_cast<double>(records));

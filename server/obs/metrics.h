@@ -1,6 +1,7 @@
 // The daemon's Prometheus series (docs/architecture.md lists them). Events come in through the
 // sinks; gauges are read from a snapshot at each scrape. Every series whose labels are known from
-// the configuration exists from the start, so that a rate over it is 0 and not absent.
+// the configuration exists from the start, so that a rate over it is 0 and not absent; only the
+// prefill saved is absent until somebody says what it is measured by.
 //
 // Thread-safe. No key, token or client-chosen string becomes a label.
 #pragma once
@@ -29,6 +30,7 @@ struct MetricsConfig {
   std::string version;
   std::vector<std::string> devices;  // that codec work may run on; the first is the daemon's own
   std::vector<std::string> data_paths = {"grpc"};
+  std::vector<TenantId> event_tenants = {};  // whose events are published
 };
 
 // Sums since the start, for Stats.
@@ -62,12 +64,15 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
 
   // ---- StatsSink ----
   void OnLookup(TenantId tenant, uint64_t hit_tokens, uint64_t miss_tokens) override;
+  void OnPrefillSaved(TenantId tenant, absl::Duration time) override;
   void OnStored(TenantId tenant, TierKind tier, uint64_t blocks, uint64_t bytes) override;
   void OnRemoved(TenantId tenant, TierKind tier, RemovalReason reason, uint64_t blocks,
                  uint64_t bytes) override;
   void OnRefused(TenantId tenant, Refusal refusal, uint64_t blocks) override;
   void OnChecksumFailure(TierKind tier) override;
   void OnLeaseExpired(TenantId tenant) override;
+  void OnEventsPublished(TenantId tenant, uint64_t events) override;
+  void OnEventsLost(TenantId tenant, uint64_t events) override;
   void OnMoved(TierKind from, TierKind to, uint64_t records, uint64_t bytes) override;
   void OnMoveFailed(TierKind from, TierKind to, uint64_t records) override;
   void OnCodec(CodecDirection direction, absl::string_view device, uint64_t raw_bytes,
@@ -93,6 +98,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   struct PerDevice;
 
   void AddTenants();
+  void AddEvents();
   void AddTiers();
   void AddMoves();
   void AddPlaneKinds();
@@ -112,6 +118,7 @@ class Metrics final : public StatsSink, public CallSink, public prometheus::Coll
   std::unique_ptr<PerPlaneKind> k_, v_;
   std::map<std::pair<std::string, std::string>, std::unique_ptr<PerMethod>> methods_;  // by path
   prometheus::Family<prometheus::Counter>* calls_ = nullptr;
+  prometheus::Family<prometheus::Counter>* prefill_saved_ = nullptr;
   std::map<std::string, std::unique_ptr<PerDevice>> devices_;
   prometheus::Counter* cuda_errors_ = nullptr;
   prometheus::Gauge *pinned_bytes_ = nullptr, *gpu_healthy_ = nullptr;

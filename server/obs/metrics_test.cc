@@ -33,6 +33,30 @@ TEST(Metrics, MovesBetweenTiersAreThereFromTheStart) {
   }
 }
 
+TEST(Metrics, EventsAreCountedWhereTheyArePublished) {
+  Metrics metrics({.tenants = {"a", "b"},
+                   .tiers = {TierKind::kHost},
+                   .version = "1",
+                   .devices = {"cpu"},
+                   .event_tenants = {TenantId{1}, TenantId{1}}});
+  metrics.OnEventsPublished(TenantId{0}, 5);
+  metrics.OnEventsPublished(TenantId{1}, 7);
+  metrics.OnEventsLost(TenantId{1}, 2);
+  EXPECT_THAT(Text(metrics), HasSubstr("kvstow_events_published_total{tenant=\"b\"} 7\n"));
+  EXPECT_THAT(Text(metrics), HasSubstr("kvstow_events_lost_total{tenant=\"b\"} 2\n"));
+  EXPECT_THAT(Text(metrics), Not(HasSubstr("events_published_total{tenant=\"a\"}")));
+}
+
+TEST(Metrics, PrefillSavedIsAbsentUntilSomebodySaysHowFastItIs) {
+  Metrics metrics({{"a", "b"}, {TierKind::kHost}, "1", {"cpu"}});
+  EXPECT_THAT(Text(metrics), Not(HasSubstr("kvstow_prefill_seconds_saved_total{")));
+  metrics.OnPrefillSaved(TenantId{1}, absl::ZeroDuration());
+  EXPECT_THAT(Text(metrics), HasSubstr("kvstow_prefill_seconds_saved_total{tenant=\"b\"} 0\n"));
+  metrics.OnPrefillSaved(TenantId{1}, absl::Milliseconds(1500));
+  EXPECT_THAT(Text(metrics), HasSubstr("kvstow_prefill_seconds_saved_total{tenant=\"b\"} 1.5\n"));
+  EXPECT_THAT(Text(metrics), Not(HasSubstr("saved_total{tenant=\"a\"}")));
+}
+
 TEST(Metrics, OneTierHasNoMoves) {
   Metrics metrics({{"default"}, {TierKind::kHost}, "1", {"cpu"}});
   EXPECT_THAT(Text(metrics), Not(HasSubstr("kvstow_tier_moves_total{")));

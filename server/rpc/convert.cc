@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -159,7 +160,11 @@ absl::StatusOr<std::vector<BlockIntent>> FromProto(
     if (intent.first_position != 0) {
       KVSTOW_ASSIGN_OR_RETURN(intent.parent, KeyFromBytes("block.parent", block.parent()));
     }
-    out.push_back(intent);
+    if (!block.token_ids().empty()) {
+      intent.token_ids = std::make_shared<const std::vector<uint32_t>>(block.token_ids().begin(),
+                                                                       block.token_ids().end());
+    }
+    out.push_back(std::move(intent));
   }
   return out;
 }

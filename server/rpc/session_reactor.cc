@@ -55,7 +55,8 @@ class SessionReactor final : public grpc::ServerWriteReactor<v1::SessionEvent>,
 
  private:
   absl::Status Open(const v1::SessionRequest& request) {
-    auto session = rpc_.service->BeginSession(tenant(), request.client_name());
+    auto session = rpc_.service->BeginSession(tenant(), request.client_name(),
+                                              request.prefill_tokens_per_second());
     if (!session.ok()) return session.status();
     absl::MutexLock lock(&mu_);
     session_ = *std::move(session);

@@ -26,18 +26,10 @@ VARIABLES = {"$instance": ".*", "$__rate_interval": "10s", "$__range": "5m"}
 
 PROMETHEUS = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
-rule_files: ['{rules}', '{folder}/declared.yml']
+rule_files: ['{rules}']
 scrape_configs:
 - job_name: kvstow
   static_configs: [{{targets: ['{target}']}}]
-"""
-# As docs/operations.md has workers declare how fast they prefill.
-DECLARED = """
-groups:
-- name: declared
-  rules:
-  - record: kvstow:prefill_tokens_per_second:declared
-    expr: vector(8000)
 """
 
 
@@ -63,9 +55,8 @@ class Prometheus:
         support.in_path("prometheus", "prometheus")
         self.folder = tempfile.TemporaryDirectory()
         folder = pathlib.Path(self.folder.name)
-        (folder / "declared.yml").write_text(DECLARED)
         (folder / "prometheus.yml").write_text(
-            PROMETHEUS.format(rules=RULES, folder=folder, target=self.target))
+            PROMETHEUS.format(rules=RULES, target=self.target))
         self.process = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
              "--web.listen-address=127.0.0.1:0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -118,11 +109,20 @@ class DashboardTest(unittest.TestCase):
             stack.callback(bench.wait)
             stack.callback(bench.terminate)
 
+
+            def hit():
+                daemon.put_trace()
+                daemon.look_up_trace()
+                return prometheus.query('kvstow_lookup_tokens_total{result="hit"} > 0')
+
+            support.wait_for("hits", hit)
+            self.assertEqual(prometheus.query("kvstow_prefill_seconds_saved_total"), [],
+                             "nobody has declared how fast it prefills")
             waiting = {q: p["title"] for p in panels() if p["title"] not in EMPTY for q in queries(p)}
 
             def all_answered():
                 daemon.put_trace()
-                daemon.look_up_trace()
+                daemon.look_up_trace("--prefill_rate=8000")
                 for expression in [q for q in waiting if prometheus.query(q)]:
                     del waiting[expression]
                 return not waiting
@@ -135,6 +135,8 @@ class DashboardTest(unittest.TestCase):
                 if panel["title"] in EMPTY:
                     for expression in queries(panel):
                         self.assertEqual(prometheus.query(expression), [], panel["title"])
+            refused = daemon.look_up_trace("--prefill_rate=-1")
+            self.assertIn("prefill_tokens_per_second is -1", refused.stderr)
             # What this test takes for no answer, and for no query.
             self.assertEqual(prometheus.query("kvstow_no_such_series"), [])
             with self.assertRaises(urllib.error.HTTPError):

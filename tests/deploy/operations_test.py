@@ -1,6 +1,7 @@
 """docs/operations.md and the Prometheus rules against each other, a daemon's scrape and arithmetic."""
 import re
 import subprocess
+import tempfile
 import unittest
 
 import support
@@ -50,8 +51,10 @@ class SizingTest(unittest.TestCase):
 class MetricsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        with support.Daemon("--host_tier=64MiB") as daemon:
+        with tempfile.TemporaryDirectory() as folder, \
+                support.Daemon("--host_tier=64MiB", f"--events=ipc://{folder}/events.sock") as daemon:
             daemon.put_trace()
+            daemon.look_up_trace("--prefill_rate=8000")
             cls.scraped = support.series(daemon.scrape())
 
     def test_every_series_is_documented_with_its_labels(self):

@@ -73,16 +73,16 @@ class Daemon:
         return subprocess.run([program("KVSTOW"), *args], capture_output=True, text=True,
                               env={**os.environ, "KVSTOW_TARGET": self.target})
 
-    def put_trace(self):
+    def put_trace(self, *flags):
         """Real KV, so that hits, errors and bits mean something."""
         return self.tool("put", f"--k={TRACES}/text_k.npy", f"--v={TRACES}/text_v.npy",
                          f"--tokens={TRACES}/text_tokens.npy", "--model=trace",
-                         f"--write_space={self.folder.name}/space.textproto")
+                         f"--write_space={self.folder.name}/space.textproto", *flags)
 
-    def look_up_trace(self):
+    def look_up_trace(self, *flags):
         """A hit."""
         return self.tool("lookup", f"--tokens={TRACES}/text_tokens.npy", "--ttl=1s",
-                         f"--space={self.folder.name}/space.textproto")
+                         f"--space={self.folder.name}/space.textproto", *flags)
 
     def scrape(self):
         with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as response:

@@ -214,7 +214,7 @@ bool CheckHealth(const Connection& connection, Checkup* checkup) {
 }
 
 bool CheckSession(const Connection& connection, Checkup* checkup) {
-  client::SessionCall call(connection.MakeChannel(), "kvstow doctor");
+  client::SessionCall call(connection.MakeChannel(), "kvstow doctor", 0);
   v1::SessionEvent hello;
   const auto next = call.Wait(connection.deadline, &hello);
   if (next != client::SessionCall::Next::kEvent) {

@@ -11,6 +11,7 @@
 #include "client/tool/command.h"
 #include "client/tool/doctor/checkup.h"
 #include "client/tool/doctor/daemon.h"
+#include "client/tool/doctor/device_memory.h"
 #include "client/tool/doctor/machine.h"
 #include "client/tool/doctor/reach.h"
 #include "client/tool/doctor/tls.h"
@@ -70,6 +71,8 @@ class Doctor : public Command {
   }
   void AddFlags(FlagSet* flags) override {
     flags->Add("json", &json_, "One JSON object: target, version, failed, warnings, checks");
+    flags->Add("gpu_plugin", &gpu_plugin_,
+               "Path of libkvstow_gpu.so, where it is not where kvstowd finds it");
   }
   // What cannot work is what it is asked for.
   bool wants_sound_connection() const override { return false; }
@@ -90,7 +93,7 @@ class Doctor : public Command {
 
  private:
   // Whether a daemon was reached.
-  static bool Examine(const Connection& connection, Checkup* checkup) {
+  bool Examine(const Connection& connection, Checkup* checkup) const {
     const auto address = ParseTarget(connection.target);
     if (!address.ok()) {
       checkup->Fail("target", std::string(address.status().message()),
@@ -106,6 +109,7 @@ class Doctor : public Command {
       if (serving && CheckSession(connection, checkup)) {
         daemon = CheckStore(connection, checkup);
         CheckPaths(connection, address->local(), checkup);
+        if (address->local()) CheckDeviceMemory(connection, gpu_plugin_, checkup);
       }
       daemon.reached = serving;
     }
@@ -117,6 +121,7 @@ class Doctor : public Command {
   }
 
   bool json_ = false;
+  std::string gpu_plugin_;
 };
 
 }  // namespace

@@ -60,6 +60,10 @@ class FakeDevice : public Device {
     if (bytes > memory_) return Count(absl::ResourceExhaustedError("out of device memory"));
     return std::unique_ptr<SharedMemory>(new FakeSharedMemory(bytes));
   }
+  absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) override {
+    if (auto s = Check(); !s.ok()) return s;
+    return std::unique_ptr<SharedMemory>(new FakeSharedMemory(dup(descriptor), bytes));
+  }
   absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
                                                               size_t /*max_records*/) override {
     if (auto s = Check(); !s.ok()) return s;
@@ -91,7 +95,10 @@ class FakeDevice : public Device {
 
   class FakeSharedMemory final : public SharedMemory {
    public:
-    explicit FakeSharedMemory(size_t bytes) : descriptor_(memfd_create("kvstow-fake-gpu", 0)) {
+    explicit FakeSharedMemory(size_t bytes)
+        : FakeSharedMemory(memfd_create("kvstow-fake-gpu", 0), bytes) {}
+    // Grows the file where it has to.
+    FakeSharedMemory(int descriptor, size_t bytes) : descriptor_(descriptor) {
       if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) std::abort();
       void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
       if (at == MAP_FAILED) std::abort();

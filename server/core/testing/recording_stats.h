@@ -15,11 +15,13 @@ class RecordingStats : public StatsSink {
  public:
   // Sums over all tenants, tiers and devices.
   struct Totals {
+    std::map<TenantId, absl::Duration> prefill_saved;
     uint64_t lookups = 0, hit_tokens = 0, miss_tokens = 0;
     uint64_t stored_blocks = 0, stored_bytes = 0;
     std::map<RemovalReason, uint64_t> removed_blocks, removed_bytes;
     std::map<Refusal, uint64_t> refused;
     uint64_t checksum_failures = 0, leases_expired = 0;
+    uint64_t events_published = 0, events_lost = 0;
     std::map<std::pair<TierKind, TierKind>, uint64_t> moved, moved_bytes, moves_failed;
     std::map<CodecDirection, uint64_t> codec_bytes;
     uint64_t passing_codec_failures = 0, permanent_codec_failures = 0;
@@ -49,6 +51,10 @@ class RecordingStats : public StatsSink {
     totals_.hit_tokens += hit_tokens;
     totals_.miss_tokens += miss_tokens;
   }
+  void OnPrefillSaved(TenantId tenant, absl::Duration time) override {
+    absl::MutexLock lock(&mu_);
+    totals_.prefill_saved[tenant] += time;
+  }
   void OnStored(TenantId, TierKind, uint64_t blocks, uint64_t bytes) override {
     absl::MutexLock lock(&mu_);
     totals_.stored_blocks += blocks;
@@ -71,6 +77,14 @@ class RecordingStats : public StatsSink {
   void OnLeaseExpired(TenantId) override {
     absl::MutexLock lock(&mu_);
     ++totals_.leases_expired;
+  }
+  void OnEventsPublished(TenantId, uint64_t events) override {
+    absl::MutexLock lock(&mu_);
+    totals_.events_published += events;
+  }
+  void OnEventsLost(TenantId, uint64_t events) override {
+    absl::MutexLock lock(&mu_);
+    totals_.events_lost += events;
   }
   void OnCodecFailure(absl::string_view, bool permanent) override {
     absl::MutexLock lock(&mu_);
