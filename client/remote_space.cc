@@ -230,7 +230,9 @@ GetBlocksResult RemoteSpace::Get(const GetBlocksRequest& request, const Deadline
     return RunGet({link_->channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
                   layout_, request, blocks, &result);
   });
-  if (absl::IsDataLoss(result.status) && result.usable < request.keys.size()) {
+  // Elsewhere the daemon has looked before it sent.
+  if (result.path == DataPath::kDeviceMemory && absl::IsDataLoss(result.status) &&
+      result.usable < request.keys.size()) {
     TellDamage(request.keys[result.usable]);
   }
   return result;

@@ -490,6 +490,7 @@ TEST_P(DeviceMemoryTest, AStreamThatNeverComesToTheCopiesEndsTheGet) {
   const auto get = space_->GetBlocks(request);
   EXPECT_EQ(get.usable, 0u);
   EXPECT_EQ(get.status.code(), absl::StatusCode::kDeadlineExceeded) << get.status;
+  while (space_->GetBlocks(GetRequest()).path != GetParam().path) std::this_thread::yield();
   ExpectEverythingBack();  // in another region
 }
 
