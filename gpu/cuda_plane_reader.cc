@@ -1,5 +1,7 @@
 #include "gpu/cuda_plane_reader.h"
 
+#include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "codec/plane.h"
@@ -40,12 +42,23 @@ absl::Status CudaPlaneReader::Read(std::span<const StoredRecord> records, Form f
   return form == Form::kDecoded ? Decode(records, planes) : Copy(records, planes);
 }
 
+void CudaPlaneReader::Sort(std::span<Plane> planes) {
+  sorted_.clear();
+  for (Plane& plane : planes) sorted_.push_back(&plane);
+  const auto place = [this](const Plane* p) {
+    return std::tuple(layout_.planes()[p->plane].layer, p->record, p->plane);
+  };
+  std::sort(sorted_.begin(), sorted_.end(),
+            [&](const Plane* a, const Plane* b) { return place(a) < place(b); });
+}
+
 absl::Status CudaPlaneReader::Decode(std::span<const StoredRecord> records,
                                      std::span<Plane> planes) {
+  Sort(planes);
   chosen_.clear();
-  for (const Plane& plane : planes) {
+  for (const Plane* plane : sorted_) {
     chosen_.push_back(
-        {plane.record, plane.plane, TargetOf(layout_.planes()[plane.plane], plane.to)});
+        {plane->record, plane->plane, TargetOf(layout_.planes()[plane->plane], plane->to)});
   }
   RestoreRequest request;
   request.records = records;
@@ -60,27 +73,27 @@ absl::Status CudaPlaneReader::Decode(std::span<const StoredRecord> records,
   return absl::OkStatus();
 }
 
-absl::Status CudaPlaneReader::Copy(std::span<const StoredRecord> records,
-                                   std::span<const Plane> planes) {
+absl::Status CudaPlaneReader::Copy(std::span<const StoredRecord> records, std::span<Plane> planes) {
   for (const StoredRecord& record : records) {
     KVSTOW_RETURN_IF_ERROR(CheckRecord(record, layout_));
   }
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
   copies_.Clear();
   cursors_.assign(records.size(), PieceCursor());
-  for (const Plane& plane : planes) {
-    const StoredRecord& record = records[plane.record];
-    const DirectoryEntry& entry = record.index->planes()[plane.plane];
-    std::byte* to = plane.to;
-    cursors_[plane.record].ForEach(record, entry.offset, RoundUp(entry.bytes),
-                                   [&](const std::byte* from, size_t bytes, bool starts_piece) {
-                                     if (record.on_device) {
-                                       copies_.AddOnDevice(from, to, bytes);
-                                     } else {
-                                       copies_.Add(from, to, bytes, starts_piece, record.pinned);
-                                     }
-                                     to += bytes;
-                                   });
+  Sort(planes);
+  for (const Plane* plane : sorted_) {
+    const StoredRecord& record = records[plane->record];
+    const DirectoryEntry& entry = record.index->planes()[plane->plane];
+    std::byte* to = plane->to;
+    cursors_[plane->record].ForEach(record, entry.offset, RoundUp(entry.bytes),
+                                    [&](const std::byte* from, size_t bytes, bool starts_piece) {
+                                      if (record.on_device) {
+                                        copies_.AddOnDevice(from, to, bytes);
+                                      } else {
+                                        copies_.Add(from, to, bytes, starts_piece, record.pinned);
+                                      }
+                                      to += bytes;
+                                    });
   }
   absl::Status status = copies_.Enqueue(stream_.get());
   // Even after a failure: nothing may be under way when the caller goes on.

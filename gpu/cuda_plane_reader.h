@@ -29,7 +29,10 @@ class CudaPlaneReader final : public PlaneReader {
         pipeline_(std::move(pipeline)),
         stream_(std::move(stream)) {}
   absl::Status Decode(std::span<const StoredRecord> records, std::span<Plane> planes);
-  absl::Status Copy(std::span<const StoredRecord> records, std::span<const Plane> planes);
+  absl::Status Copy(std::span<const StoredRecord> records, std::span<Plane> planes);
+  // Layer by layer, and within a layer record by record: its K and V lie side by side there, and so
+  // are one copy. The copy engine takes as long for 40 KB as for 80.
+  void Sort(std::span<Plane> planes);
 
   const int device_;
   const PlaneLayout& layout_;
@@ -37,6 +40,7 @@ class CudaPlaneReader final : public PlaneReader {
   const Stream stream_;  // of copies
   PieceCopies copies_;
   std::vector<PieceCursor> cursors_;
+  std::vector<Plane*> sorted_;
   std::vector<ChosenPlane> chosen_;
 };
 

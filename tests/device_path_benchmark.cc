@@ -32,7 +32,7 @@ namespace {
 constexpr size_t kBlocks = 256;
 constexpr uint32_t kPageTokens = 16;
 constexpr uint32_t kPagesOfBlock = 128 / kPageTokens;
-const int kRuns = std::getenv("RUNS") == nullptr ? 9 : std::atoi(std::getenv("RUNS"));
+constexpr int kRuns = 9;
 
 void OrDie(const absl::Status& status) {
   if (status.ok()) return;

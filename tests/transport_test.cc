@@ -126,7 +126,12 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     ExpectRawBytes(put.sent_bytes);
   }
   void ExpectEverythingBack() {
-    const auto get = space_->GetBlocks(GetRequest());
+    auto get = space_->GetBlocks(GetRequest());
+    // A region that a call left behind is being replaced; meanwhile there is the next path.
+    while (get.usable == keys_.size() && GetParam().path == DataPath::kDeviceMemory &&
+           get.path == DataPath::kSharedMemory) {
+      get = space_->GetBlocks(GetRequest());
+    }
     ASSERT_EQ(get.usable, keys_.size()) << get.status;
     EXPECT_EQ(get.path, GetParam().path);
     ExpectRawBytes(get.received_bytes);
@@ -490,7 +495,6 @@ TEST_P(DeviceMemoryTest, AStreamThatNeverComesToTheCopiesEndsTheGet) {
   const auto get = space_->GetBlocks(request);
   EXPECT_EQ(get.usable, 0u);
   EXPECT_EQ(get.status.code(), absl::StatusCode::kDeadlineExceeded) << get.status;
-  while (space_->GetBlocks(GetRequest()).path != GetParam().path) std::this_thread::yield();
   ExpectEverythingBack();  // in another region
 }
 

@@ -12,8 +12,13 @@ namespace {
 // not wait long for its first planes. Later ones are twice as long each, up to the most: where the
 // worker's kernels take turns with the daemon's on the device, each turn here may wait for one of
 // theirs.
-constexpr size_t kFirstTurnBytes = size_t{64} << 20;
+constexpr size_t kFirstTurnBytes = size_t{128} << 20;
 constexpr size_t kMostTurnBytes = size_t{512} << 20;
+
+// As planes are padded in a record.
+size_t RoundUp(size_t bytes) {
+  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+}
 
 }  // namespace
 
@@ -132,19 +137,62 @@ GetCall::Turn GetCall::NextTurn() {
 // False when there is no room now. What gets no piece, being too large or of a damaged record, is
 // prepared like a plane of a call without a slot.
 bool GetCall::PlaceOnDevice(const Job& job) {
-  const HeldBlock& block = *held_[job.held];
+  HeldBlock& block = *held_[job.held];
+  if (form_ == PlaneForm::kEncoded) return PlaceEncoded(job);
   if (!block.record.ok() || IsUnwantedLocked(block)) return true;
-  size_t bytes = space_->layout().planes()[job.plane].raw_bytes;
-  if (form_ == PlaneForm::kEncoded) {
-    const DirectoryEntry& entry = block.record->planes()[job.plane];
-    bytes = entry.bytes;
-    job.slot->delivery.crc32c = entry.crc32c;
-  }
+  const size_t bytes = space_->layout().planes()[job.plane].raw_bytes;
   if (!ring_.fits(bytes)) return true;
   job.slot->piece = ring_.Take(bytes);
   job.slot->delivery.bytes =
       job.slot->piece ? StagedBytes(*job.slot, bytes) : std::span<std::byte>();
   return job.slot->piece.has_value();
+}
+
+// K and V of a layer lie side by side in the record; side by side in the slot, too, they are one
+// copy.
+bool GetCall::PlaceEncoded(const Job& job) {
+  HeldBlock& block = *held_[job.held];
+  Slot& slot = *job.slot;
+  if (next_block_ == 0) pairs_planes_ = PairsFit(job.plane);
+  const auto kept = std::exchange(block.kept_place, std::nullopt);
+  if (!kept && (!block.record.ok() || IsUnwantedLocked(block))) return true;
+  const DirectoryEntry& entry = block.record->planes()[job.plane];
+  if (kept) {
+    slot.piece = kept;
+  } else if (pairs_planes_) {
+    const size_t own = RoundUp(entry.bytes);
+    slot.piece = ring_.Take(own + block.record->planes()[job.plane + 1].bytes);
+    if (!slot.piece) return false;
+    slot.keeps_piece = true;
+    block.kept_place = SlotRing::Piece{slot.piece->ticket, slot.piece->offset + own};
+  } else if (ring_.fits(entry.bytes)) {
+    slot.piece = ring_.Take(entry.bytes);
+    if (!slot.piece) return false;
+  } else {
+    return true;
+  }
+  slot.delivery.crc32c = entry.crc32c;
+  slot.delivery.bytes = StagedBytes(slot, entry.bytes);
+  return true;
+}
+
+// Whether this plane and the next may lie in one piece, block by block. Such a piece comes back
+// with the second plane, which travels when the first one of every block has: all of them must find
+// room beside what both sides may hold back (staging/slot_ring.h).
+bool GetCall::PairsFit(size_t plane) const {
+  const auto& planes = space_->layout().planes();
+  const bool followed = next_plane_ + 1 < planes_.size() && planes_[next_plane_ + 1] == plane + 1 &&
+                        planes[plane + 1].layer == planes[plane].layer;
+  if (!followed) return false;
+  size_t all = 0;
+  for (const auto& block : held_) {
+    if (!block->record.ok()) continue;
+    const auto& entries = block->record->planes();
+    const size_t both = RoundUp(entries[plane].bytes) + entries[plane + 1].bytes;
+    if (!ring_.fits(both)) return false;
+    all += SlotRing::Rounded(both);
+  }
+  return all <= ring_.bytes() / 2;
 }
 
 void GetCall::ReadTurn(const Turn& turn) {

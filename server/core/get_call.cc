@@ -365,10 +365,14 @@ bool GetCall::AtEnd() const {
   return window_.empty() && (held_.empty() || next_plane_ == planes_.size());
 }
 
+void GetCall::GiveBack(const Slot& slot) {
+  if (slot.piece && !slot.keeps_piece) ring_.Give(slot.piece->ticket);
+}
+
 bool GetCall::FrontReady() {
   while (!window_.empty() && window_.front()->ready && held_[window_.front()->held]->told) {
     const auto skipped = PopFront();
-    if (skipped->piece) ring_.Give(skipped->piece->ticket);
+    GiveBack(*skipped);
     lacks_room_ = false;
   }
   return window_.empty() ? AtEnd() : window_.front()->ready;
@@ -388,13 +392,13 @@ PlaneDelivery GetCall::TakeFront() {
     delivery.plane_kind = damaged.kind;
     delivery.kind = PlaneDelivery::Kind::kDamage;
     delivery.bytes = {};
-    if (slot->piece) ring_.Give(slot->piece->ticket);
+    GiveBack(*slot);
     lacks_room_ = false;
   } else {
     delivery.kind = PlaneDelivery::Kind::kPlane;
     if (slot->piece) {
       delivery.staged_at = static_cast<uint32_t>(slot->piece->offset);
-      unread_.push_back(slot->piece->ticket);
+      unread_.push_back(slot->keeps_piece ? std::nullopt : std::optional(slot->piece->ticket));
     }
   }
   return std::move(delivery);
@@ -428,7 +432,7 @@ absl::Status GetCall::Consumed(uint64_t planes) {
                        "; the call has sent ", consumed_ + unread_.size()));
     }
     for (; consumed_ < planes; ++consumed_) {
-      ring_.Give(unread_.front());
+      if (unread_.front()) ring_.Give(*unread_.front());
       unread_.pop_front();
       lacks_room_ = false;
     }

@@ -106,6 +106,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::vector<RecordPiece> pieces;
     bool on_device = false;
     uint32_t stored = 0;  // which of stored_, if `record` is OK
+    // Of the next plane, which lies behind the last one's in one piece. Guarded by mu_.
+    std::optional<SlotRing::Piece> kept_place;
   };
   // Bytes of a record where they lie, or a copy when they lie in pieces.
   struct RecordBytes {
@@ -116,6 +118,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   struct Slot {
     PlaneDelivery delivery;
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
+    bool keeps_piece = false;              // the next plane of the block gives it back
     size_t held = 0;                       // whose plane it is
     size_t plane = 0;                      // which of the layout's
     size_t bytes = 0;                      // that it counts in the window
@@ -200,6 +203,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
   bool PlaceOnDevice(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool PlaceEncoded(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool PairsFit(size_t plane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Its room is used again, unless the next plane has a part of it.
+  void GiveBack(const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadTurn(const Turn& turn);
   void FinishTurn(std::span<const Job* const> jobs, std::span<const DeviceReads::Plane> planes,
                   const absl::Status& read) ABSL_LOCKS_EXCLUDED(mu_);
@@ -221,14 +228,16 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
-  size_t turn_bytes_ ABSL_GUARDED_BY(mu_) = 0;    // of the next turn; 0 before the first
-  bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;  // a turn ended for want of room in the slot
+  size_t turn_bytes_ ABSL_GUARDED_BY(mu_) = 0;      // of the next turn; 0 before the first
+  bool pairs_planes_ ABSL_GUARDED_BY(mu_) = false;  // the plane at hand and the next share pieces
+  bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;    // a turn ended for want of room in the slot
   enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  SlotRing ring_ ABSL_GUARDED_BY(mu_);                // of staging_
-  std::deque<uint64_t> unread_ ABSL_GUARDED_BY(mu_);  // tickets of what the client was given
-  uint64_t consumed_ ABSL_GUARDED_BY(mu_) = 0;        // staged planes
+  SlotRing ring_ ABSL_GUARDED_BY(mu_);  // of staging_
+  // Tickets of what the client was given; none of planes that give nothing back.
+  std::deque<std::optional<uint64_t>> unread_ ABSL_GUARDED_BY(mu_);
+  uint64_t consumed_ ABSL_GUARDED_BY(mu_) = 0;  // staged planes
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   OnPlane waiting_ ABSL_GUARDED_BY(mu_);
 };

@@ -1,0 +1,337 @@
+// KV in a worker's device memory, out of a daemon in another process, on a real GPU: exactly what
+// the same daemon gives through host memory, whoever decodes, whatever the pages; and nothing of a
+// daemon that is stopped, killed or left. (transport_test runs the protocol without a GPU.)
+#include <cuda_runtime_api.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client_cuda/kvstow/cuda.h"
+#include "gpu/staging.h"
+#include "gtest/gtest.h"
+#include "kvstow/client.h"
+#include "tests/testing/kv_data.h"
+#include "tests/testing/process.h"
+#include "tests/testing/temp_dir.h"
+
+namespace kvstow::testing {
+namespace {
+
+constexpr size_t kBlocks = 5;
+
+SpaceSpec Spec(CodecId codec = CodecId::kEOptShrinkQ) {
+  SpaceSpec spec;
+  spec.model = {"device-path-test", "", ""};
+  LayerGroup group;
+  group.layers = {0, 1, 2};
+  group.kv_heads = 2;
+  group.k_dim = group.v_dim = 128;
+  RotaryEmbedding rotary;
+  for (int i = 0; i < 64; ++i) {
+    rotary.inverse_frequencies.push_back(1.0f / static_cast<float>(1 << (i / 4)));
+  }
+  group.rotary = rotary;
+  spec.groups = {group};
+  spec.codec.codec = codec;
+  return spec;
+}
+
+// Beside this program in a bundle, else where it was built.
+std::string Daemon() {
+  const std::string here = "/proc/self/exe";
+  char path[4096];
+  const ssize_t n = readlink(here.c_str(), path, sizeof(path) - 1);
+  std::string folder(path, n > 0 ? static_cast<size_t>(n) : 0);
+  folder.resize(folder.rfind('/'));
+  const std::string beside = folder + "/kvstowd";
+  return access(beside.c_str(), X_OK) == 0 ? beside : KVSTOWD;
+}
+
+class DevicePathTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto gpu = OpenWorkerGpu(0);
+    if (!gpu.ok()) GTEST_SKIP() << "no GPU: " << gpu.status();
+    gpu_ = *std::move(gpu);
+    StartDaemon({"--host_tier=256MiB"});
+  }
+  void TearDown() override {
+    if (daemon_ != nullptr) daemon_->Signal(SIGKILL);
+  }
+
+  void StartDaemon(const std::vector<std::string>& flags) {
+    std::vector<std::string> argv = {Daemon(), "--unix_socket=" + socket_, "--metrics=none",
+                                     "--device=cuda", "--log_level=warn"};
+    argv.insert(argv.end(), flags.begin(), flags.end());
+    daemon_ = std::make_unique<Process>(argv, dir_.path() + "/log");
+    on_host_ = Connect(nullptr);
+    while (!on_host_->health().connected) {
+      ASSERT_TRUE(daemon_->running()) << ReadFile(dir_.path() + "/log");
+      on_host_->Renew(1, absl::Seconds(1));
+      std::this_thread::yield();
+    }
+    on_device_ = Connect(gpu_);
+  }
+  std::unique_ptr<Client> Connect(std::shared_ptr<WorkerGpu> gpu) const {
+    ClientOptions options;
+    options.target = "unix:" + socket_;
+    options.connect_wait = options.lookup_deadline = absl::Seconds(60);
+    options.get_deadline = options.put_deadline = absl::Seconds(60);
+    options.breaker_failures = 1000;
+    if (gpu != nullptr) options.path = DataPath::kDeviceMemory;
+    options.gpu = std::move(gpu);
+    return Client::Create(options);
+  }
+  void Put(const SpaceSpec& spec) {
+    host_space_ = *on_host_->OpenSpace(spec);
+    space_ = *on_device_->OpenSpace(spec);
+    keys_ = space_->Keys(std::vector<uint32_t>(kBlocks * 128, 3));
+    PutBlocksRequest put;
+    put.keys = keys_;
+    std::vector<std::byte> plane;
+    put.source = [&](const PlaneSpec& spec, size_t block) {
+      plane = MakePlane(spec, block);
+      return std::span<const std::byte>(plane);
+    };
+    const auto stored = host_space_->PutBlocks(put);
+    ASSERT_EQ(stored.stored, kBlocks) << stored.status;
+  }
+
+  enum class Layout { kNhd, kHnd };
+  struct Cache {
+    std::vector<std::unique_ptr<gpu::DeviceBuffer>> planes;
+    std::vector<std::vector<uint32_t>> pages;
+    uint32_t page_tokens = 0;
+    Layout layout = Layout::kNhd;
+  };
+  size_t Index(const PlaneSpec& plane) const {
+    return static_cast<size_t>(&plane - space_->layout().planes().data());
+  }
+  PagedKv At(const Cache& cache, std::byte* base, const PlaneSpec& plane) const {
+    return cache.layout == Layout::kNhd ? PagedKv::Nhd(base, plane, cache.page_tokens)
+                                        : PagedKv::Hnd(base, plane, cache.page_tokens);
+  }
+  std::unique_ptr<Cache> MakeCache(uint32_t page_tokens, Layout layout) const {
+    auto cache = std::make_unique<Cache>();
+    cache->page_tokens = page_tokens;
+    cache->layout = layout;
+    for (const PlaneSpec& plane : space_->layout().planes()) {
+      cache->planes.push_back(std::make_unique<gpu::DeviceBuffer>());
+      EXPECT_TRUE(cache->planes.back()->Reserve(kBlocks * plane.raw_bytes).ok());
+    }
+    const uint32_t of_block = 128 / page_tokens;
+    for (uint32_t b = 0; b < kBlocks; ++b) {
+      cache->pages.emplace_back();
+      // Backwards, so that nothing is where it would be by chance.
+      for (uint32_t i = 0; i < of_block; ++i) {
+        cache->pages.back().push_back((kBlocks - 1 - b) * of_block + (of_block - 1 - i));
+      }
+    }
+    Fill(*cache);
+    return cache;
+  }
+  static void Fill(const Cache& cache) {
+    for (const auto& plane : cache.planes) cudaMemset(plane->data(), 0x5a, plane->size());
+    cudaDeviceSynchronize();
+  }
+  std::shared_ptr<PagedDeviceKv> MakeKv(const Cache& cache, bool decodes) {
+    auto kv = PagedDeviceKv::Create({.device = 0,
+                                     .stream = cudaStreamPerThread,
+                                     .decode = decodes ? &space_->layout() : nullptr,
+                                     .max_blocks = 16});
+    EXPECT_TRUE(kv.ok()) << kv.status();
+    EXPECT_TRUE((*kv)
+                    ->SetPages({[this, &cache](const PlaneSpec& plane) {
+                                  return At(cache, cache.planes[Index(plane)]->data(), plane);
+                                },
+                                cache.pages})
+                    .ok());
+    return *kv;
+  }
+  std::vector<std::byte> Plane(const Cache& cache, size_t index, size_t block) const {
+    const PlaneSpec& plane = space_->layout().planes()[index];
+    std::vector<std::byte> host(kBlocks * plane.raw_bytes), out(plane.raw_bytes);
+    cudaMemcpy(host.data(), cache.planes[index]->data(), host.size(), cudaMemcpyDefault);
+    EXPECT_TRUE(GatherPlane(plane, At(cache, host.data(), plane), cache.pages[block], out).ok());
+    return out;
+  }
+  GetBlocksRequest Request(std::shared_ptr<DeviceKv> kv) const {
+    GetBlocksRequest get;
+    get.keys = keys_;
+    get.device = std::move(kv);
+    return get;
+  }
+  // As far as two decoders of the same GPU agree: exactly.
+  void ExpectAsOnTheHost(const Cache& cache) {
+    GetBlocksRequest get;
+    get.keys = keys_;
+    size_t compared = 0;
+    get.take = [&](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
+      const auto& mine = host_space_->layout().planes();
+      const auto index = static_cast<size_t>(&plane - mine.data());
+      const auto here = Plane(cache, index, block);
+      EXPECT_TRUE(std::equal(from.begin(), from.end(), here.begin(), here.end()))
+          << "layer " << plane.layer << " block " << block;
+      ++compared;
+    };
+    EXPECT_EQ(host_space_->GetBlocks(get).usable, kBlocks);
+    EXPECT_EQ(compared, kBlocks * space_->layout().planes().size());
+  }
+
+  TempDir dir_;
+  const std::string socket_ = dir_.path() + "/d.sock";
+  std::shared_ptr<WorkerGpu> gpu_;
+  std::unique_ptr<Process> daemon_;
+  std::unique_ptr<Client> on_host_, on_device_;
+  std::shared_ptr<Space> host_space_, space_;
+  std::vector<BlockKey> keys_;
+};
+
+TEST_F(DevicePathTest, GivesWhatTheHostPathGives) {
+  for (const CodecId codec : {CodecId::kEOptShrinkQ, CodecId::kRaw}) {
+    Put(Spec(codec));
+    for (const bool decodes : {false, true}) {
+      for (const uint32_t page_tokens : {16u, 128u}) {
+        for (const Layout layout : {Layout::kNhd, Layout::kHnd}) {
+          SCOPED_TRACE(absl::StrCat("codec ", static_cast<int>(codec), " decodes ", decodes,
+                                    " pages of ", page_tokens, " layout ",
+                                    static_cast<int>(layout)));
+          const auto cache = MakeCache(page_tokens, layout);
+          const auto got = space_->GetBlocks(Request(MakeKv(*cache, decodes)));
+          ASSERT_EQ(got.usable, kBlocks) << got.status;
+          EXPECT_EQ(got.path, DataPath::kDeviceMemory);
+          ExpectAsOnTheHost(*cache);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(DevicePathTest, OutOfTheGpuTier) {
+  daemon_.reset();
+  StartDaemon({"--host_tier=64MiB", "--gpu_tier=64MiB"});
+  Put(Spec());
+  for (const bool decodes : {false, true}) {
+    const auto cache = MakeCache(16, Layout::kNhd);
+    ASSERT_EQ(space_->GetBlocks(Request(MakeKv(*cache, decodes))).usable, kBlocks);
+    ExpectAsOnTheHost(*cache);
+  }
+}
+
+// Its deadline has passed, the pages are somebody else's: not one of their bytes changes.
+TEST_F(DevicePathTest, AStoppedDaemonWritesNothingLate) {
+  Put(Spec());
+  for (const bool decodes : {false, true}) {
+    const auto cache = MakeCache(16, Layout::kNhd);
+    auto kv = MakeKv(*cache, decodes);
+    ASSERT_EQ(space_->GetBlocks(Request(kv)).usable, kBlocks);  // the path is there
+    daemon_->Signal(SIGSTOP);
+    GetBlocksRequest get = Request(kv);
+    get.deadline = absl::Milliseconds(300);
+    const absl::Time begin = absl::Now();
+    EXPECT_EQ(space_->GetBlocks(get).usable, 0u);
+    EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+    cudaStreamSynchronize(cudaStreamPerThread);
+    Fill(*cache);
+    daemon_->Signal(SIGCONT);
+    // It has woken up and done what it had in hand when another call is answered.
+    while (!host_space_->Lookup(keys_).status.ok()) std::this_thread::yield();
+    for (size_t i = 0; i < cache->planes.size(); ++i) {
+      for (const std::byte b : Plane(*cache, i, 0)) ASSERT_EQ(b, std::byte{0x5a});
+    }
+    auto again = space_->GetBlocks(Request(kv));
+    while (again.usable != kBlocks) again = space_->GetBlocks(Request(kv));
+    ExpectAsOnTheHost(*cache);
+  }
+}
+
+TEST_F(DevicePathTest, AKilledDaemonIsAMissAndItsSuccessorServes) {
+  Put(Spec());
+  const auto cache = MakeCache(16, Layout::kNhd);
+  auto kv = MakeKv(*cache, true);
+  ASSERT_EQ(space_->GetBlocks(Request(kv)).usable, kBlocks);
+  daemon_->Signal(SIGKILL);
+  daemon_->Wait();
+  GetBlocksRequest get = Request(kv);
+  get.deadline = absl::Milliseconds(300);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(space_->GetBlocks(get).usable, 0u);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+  daemon_.reset();
+  StartDaemon({"--host_tier=256MiB"});
+  Put(Spec());
+  EXPECT_EQ(space_->GetBlocks(Request(kv)).usable, kBlocks);
+  ExpectAsOnTheHost(*cache);
+}
+
+// The process that SessionsThatEnd... kills; no test of its own.
+TEST(DevicePathChild, DISABLED_HoldsMemory) {
+  const char* const socket = std::getenv("KVSTOW_TEST_SOCKET");
+  if (socket == nullptr) GTEST_SKIP() << "only as a child of another test";
+  ClientOptions options;
+  options.target = absl::StrCat("unix:", socket);
+  options.connect_wait = options.lookup_deadline = absl::Seconds(60);
+  options.gpu = *OpenWorkerGpu(0);
+  const auto client = Client::Create(options);
+  const auto space = *client->OpenSpace(Spec());
+  ASSERT_TRUE(space->Lookup(space->Keys(std::vector<uint32_t>(128, 3))).status.ok());
+  ASSERT_TRUE(client->health().no_device_memory.ok()) << client->health().no_device_memory;
+  std::printf("holding\n");
+  std::fflush(stdout);
+  pause();
+}
+
+size_t FreeDeviceMemory() {
+  size_t free = 0, total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  return free;
+}
+
+// A thousand sessions with device memory that end without a word. (By processes that are killed,
+// too: few, since each takes a second to open the device.)
+TEST_F(DevicePathTest, SessionsThatEndLeaveDeviceMemoryWhereItWas) {
+  Put(Spec());
+  const auto cache = MakeCache(16, Layout::kNhd);
+  ASSERT_EQ(space_->GetBlocks(Request(MakeKv(*cache, true))).usable, kBlocks);
+  const size_t before = FreeDeviceMemory();
+  for (int i = 0; i < 1000; ++i) {
+    auto client = Connect(gpu_);
+    auto space = *client->OpenSpace(Spec());
+    EXPECT_EQ(space->Lookup(keys_).blocks, kBlocks);
+    // Where the budget is used up the daemon has not noticed the ends of those before yet.
+    EXPECT_TRUE(client->health().no_device_memory.ok() ||
+                absl::IsResourceExhausted(client->health().no_device_memory))
+        << client->health().no_device_memory;
+  }
+  for (int i = 0; i < 5; ++i) {
+    const std::string said = absl::StrCat(dir_.path(), "/child", i);
+    setenv("KVSTOW_TEST_SOCKET", socket_.c_str(), 1);
+    Process child({"/proc/self/exe", "--gtest_filter=DevicePathChild.DISABLED_HoldsMemory",
+                   "--gtest_also_run_disabled_tests"},
+                  said);
+    for (int t = 0; t < 600 && ReadFile(said).find("holding") == std::string::npos; ++t) {
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    EXPECT_NE(ReadFile(said).find("holding"), std::string::npos) << ReadFile(said);
+    child.Signal(SIGKILL);
+    child.Wait();
+  }
+  // The daemon gives back what it hears the end of.
+  constexpr size_t kRegion = size_t{256} << 20;
+  size_t after = FreeDeviceMemory();
+  for (int i = 0; i < 200 && after + kRegion / 2 < before; ++i) {
+    absl::SleepFor(absl::Milliseconds(50));
+    after = FreeDeviceMemory();
+  }
+  EXPECT_GE(after + kRegion / 2, before);
+}
+
+}  // namespace
+}  // namespace kvstow::testing
