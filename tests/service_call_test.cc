@@ -95,6 +95,43 @@ class ServiceCallTest : public ::testing::Test {
   const std::vector<std::vector<std::byte>> block_ = MakeBlock(layout_, 1);
 };
 
+// ---- Staging on a device ----
+
+// Addresses that nobody may follow on the host.
+class DeviceArea final : public StagingArea {
+ public:
+  std::span<std::byte> bytes() const override {
+    return {reinterpret_cast<std::byte*>(uintptr_t{1} << 40), size_t{1} << 20};
+  }
+  bool on_device() const override { return true; }
+};
+
+TEST_F(ServiceCallTest, SlotsOnADeviceAreAlignedAndForGets) {
+  const uint32_t region = *session_->ShareStaging(std::make_shared<DeviceArea>());
+  const auto put = service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {},
+                                SlotClaim{region, 0, 1 << 20});
+  EXPECT_EQ(put.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(put.status().message()), ::testing::HasSubstr("region on the host"));
+  EXPECT_TRUE(Store()) << "nothing is pending";
+  for (const uint64_t offset : {1, 16, 63}) {
+    const auto borrowed = session_->Borrow({region, offset, 1 << 16});
+    EXPECT_EQ(borrowed.status().code(), absl::StatusCode::kInvalidArgument) << offset;
+    EXPECT_THAT(std::string(borrowed.status().message()), ::testing::HasSubstr("multiple of 64"));
+  }
+  EXPECT_TRUE(session_->Borrow({region, 64, 1 << 16}).ok());
+}
+
+// A region on a device does not take the place of the one on the host.
+TEST_F(ServiceCallTest, ASessionHasARegionOnEachSide) {
+  const uint32_t on_device = *session_->ShareStaging(std::make_shared<DeviceArea>());
+  EXPECT_TRUE(session_->Borrow({on_device, 0, 4096})->on_device());
+  session_->DropStaging(/*on_device=*/false);
+  EXPECT_TRUE(session_->Borrow({on_device, 0, 4096}).ok());
+  session_->DropStaging(/*on_device=*/true);
+  EXPECT_EQ(session_->Borrow({on_device, 0, 4096}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 // ---- Planes that the client encoded ----
 
 struct ClientPlanes {

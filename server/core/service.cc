@@ -215,6 +215,10 @@ absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
   KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
+  if (caller.slot.on_device()) {
+    return absl::InvalidArgumentError(
+        "a Put with a staging slot on a device; Puts borrow of the region on the host");
+  }
   KVSTOW_RETURN_IF_ERROR(CheckTokenIds(*caller.space, intents));
   PutForm put_form{.form = form};
   if (form == PlaneForm::kEncoded) {

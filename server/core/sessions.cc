@@ -66,6 +66,12 @@ absl::StatusOr<StagingSlot> Session::Borrow(const SlotClaim& claim) const {
         absl::StrCat("a staging slot of ", claim.bytes, " bytes at ", claim.offset,
                      "; it has at least ", kLeastSlotBytes, ", and the region ", all.size()));
   }
+  // What a misaligned access does to a device it does to everybody on it.
+  if (claimed->area->on_device() && claim.offset % kDeviceSlotAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a staging slot at ", claim.offset, " of a region on a device; it begins at a multiple of ",
+        kDeviceSlotAlignment));
+  }
   return StagingSlot{claimed->area, all.subspan(claim.offset, claim.bytes)};
 }
 

@@ -48,7 +48,7 @@ class Session {
   void DropStaging(bool on_device);
   absl::StatusOr<uint32_t> ShareStaging(std::shared_ptr<const StagingArea> area);
   // FAILED_PRECONDITION when the session has no such region any more, INVALID_ARGUMENT for a slot
-  // that is too small or leaves it.
+  // that is too small, leaves it, or is not aligned as its device wants it.
   absl::StatusOr<StagingSlot> Borrow(const SlotClaim& claim) const;
 
  private:

@@ -29,6 +29,8 @@ struct StagingSlot {
 
 // Smaller ones would be all bookkeeping.
 inline constexpr uint64_t kLeastSlotBytes = 4096;
+// Where slots on a device may begin; pieces of them are aligned within (staging/slot_ring.h).
+inline constexpr uint64_t kDeviceSlotAlignment = 64;
 
 // A slot as a client names it.
 struct SlotClaim {

@@ -33,8 +33,8 @@ struct DaemonNeeds {
 void CheckMemory(const DaemonNeeds& daemon, Checkup* checkup, const std::string& root = "");
 // Adds findings "memfd" and "memlock".
 void CheckSharing(Checkup* checkup);
-// Adds one finding, "gpu": is there one here, and could memory of it be shared with the daemon
-// (CUDA IPC)?
+// Adds one finding, "gpu": is there one here, and has the daemon one? (Whether they share memory of
+// it is tried by device_memory.h.)
 void CheckGpu(const DaemonNeeds& daemon, bool local, Checkup* checkup);
 
 }  // namespace kvstow::tool
