@@ -140,7 +140,7 @@ TEST_F(EncodingWriterTest, ACoderThatIsLateMissesTheDeadline) {
     ASSERT_TRUE(Append(&writer, 0, 1));
     EXPECT_FALSE(writer.Flush());
     EXPECT_TRUE(absl::IsDeadlineExceeded(writer.problem()));
-    EXPECT_GE(writer.waited(), absl::Microseconds(500));
+    EXPECT_GT(writer.waited(), absl::ZeroDuration());
   }
   ASSERT_EQ(coder_.waiting.size(), 2u);
   coder_.Finish(1);

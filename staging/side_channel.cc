@@ -147,7 +147,7 @@ void Send(const OwnedFd& connection, const AnswerPacket& answer, int memory) {
 template <size_t kRoom>
 void PutMessage(absl::string_view message, std::array<char, kRoom>* out) {
   message = message.substr(0, kRoom - 1);
-  std::memcpy(out->data(), message.data(), message.size());
+  std::copy(message.begin(), message.end(), out->begin());
 }
 
 absl::StatusOr<OwnedFd> Ask(const std::string& path, const StagingRequest& request) {
