@@ -52,6 +52,13 @@ PlaneShape PlaneShapeOf(const PlaneSpec& plane) {
   return shape;
 }
 
+bool SameShape(const PlaneShape& a, const PlaneShape& b) {
+  return a.heads == b.heads && a.tokens == b.tokens && a.dim == b.dim && a.dtype == b.dtype &&
+         a.table_bytes == b.table_bytes && a.may_be_rotated == b.may_be_rotated &&
+         a.rotary.pairs == b.rotary.pairs && a.rotary.offset == b.rotary.offset &&
+         a.rotary.interleaved == b.rotary.interleaved;
+}
+
 size_t DecodePlanesScratchBytes(const PlaneShape& shape, uint32_t count) {
   return CarveDecode(shape, count, nullptr).bytes;
 }

@@ -18,6 +18,8 @@ namespace kvstow::gpu {
 
 RotaryShape ShapeOfRotary(const RotaryEmbedding& rotary);
 PlaneShape PlaneShapeOf(const PlaneSpec& plane);
+// Whether planes of both can be decoded together.
+bool SameShape(const PlaneShape& a, const PlaneShape& b);
 
 size_t DecodePlanesScratchBytes(const PlaneShape& shape, uint32_t count);
 

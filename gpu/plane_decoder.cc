@@ -12,13 +12,6 @@ namespace {
 constexpr size_t kSlots = 4;
 constexpr size_t kMetaBytes = sizeof(ChecksumRange) + sizeof(StoredPlane);  // of a plane
 
-bool SameShape(const PlaneShape& a, const PlaneShape& b) {
-  return a.heads == b.heads && a.tokens == b.tokens && a.dim == b.dim && a.dtype == b.dtype &&
-         a.table_bytes == b.table_bytes && a.may_be_rotated == b.may_be_rotated &&
-         a.rotary.pairs == b.rotary.pairs && a.rotary.offset == b.rotary.offset &&
-         a.rotary.interleaved == b.rotary.interleaved;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PlaneDecoder>> PlaneDecoder::Create(int device,

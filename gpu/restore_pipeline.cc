@@ -70,13 +70,6 @@ struct Slot {
 
 constexpr size_t kMetaBytes = sizeof(ChecksumRange) + sizeof(StoredPlane);  // of a plane
 
-bool SameShape(const PlaneShape& a, const PlaneShape& b) {
-  return a.heads == b.heads && a.tokens == b.tokens && a.dim == b.dim && a.dtype == b.dtype &&
-         a.table_bytes == b.table_bytes && a.may_be_rotated == b.may_be_rotated &&
-         a.rotary.pairs == b.rotary.pairs && a.rotary.offset == b.rotary.offset &&
-         a.rotary.interleaved == b.rotary.interleaved;
-}
-
 class Pipeline final : public RestorePipeline {
  public:
   Pipeline(const PlaneLayout& layout, const RestoreConfig& config)
