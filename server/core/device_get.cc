@@ -54,25 +54,25 @@ void GetCall::RunTurn() {
   PrepareTurns();
 }
 
-void GetCall::LocateAll() {
-  std::call_once(all_located_, [this] {
-    const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
-    std::vector<bool> pinned;
-    for (const auto& block : held_) {
-      const RecordPlace place = block->pin->Locate();
-      for (const auto& piece : place.pieces) block->pieces.push_back({piece.data(), piece.size()});
-      block->on_device = place.on_device;
-      pinned.push_back(place.pinned);
-      if (!place.on_device) Open(*block);
-    }
-    FetchHeads();
-    for (size_t i = 0; i < held_.size(); ++i) {
-      HeldBlock& block = *held_[i];
-      if (!block.record.ok()) continue;
-      block.stored = static_cast<uint32_t>(stored_.size());
-      stored_.push_back({&*block.record, block.on_device, block.pieces, pinned[i]});
-    }
-  });
+void GetCall::LocateAll() { std::call_once(all_located_, &GetCall::Locate, this); }
+
+void GetCall::Locate() {
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+  std::vector<bool> pinned;
+  for (const auto& block : held_) {
+    const RecordPlace place = block->pin->Locate();
+    for (const auto& piece : place.pieces) block->pieces.push_back({piece.data(), piece.size()});
+    block->on_device = place.on_device;
+    pinned.push_back(place.pinned);
+    if (!place.on_device) Open(*block);
+  }
+  FetchHeads();
+  for (size_t i = 0; i < held_.size(); ++i) {
+    HeldBlock& block = *held_[i];
+    if (!block.record.ok()) continue;
+    block.stored = static_cast<uint32_t>(stored_.size());
+    stored_.push_back({&*block.record, block.on_device, block.pieces, pinned[i]});
+  }
 }
 
 // Of the records on the device, all with one wait.

@@ -199,6 +199,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void RunTurn();
   // Finds every record's pieces and reads its head, once.
   void LocateAll();
+  void Locate();
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(mu_);

@@ -72,18 +72,18 @@ void DeviceReadLanes::RunNext() {
 
 DeviceReadLanes::Reader* DeviceReadLanes::Take(const SpaceContext& space) {
   absl::MutexLock lock(&mu_);
-  Reader* best = nullptr;
-  for (Reader& reader : readers_) {
-    if (reader.in_use) continue;
-    const bool fits = reader.reader != nullptr && reader.space.get() == &space;
-    if (best == nullptr || fits || (best->space.get() != &space && reader.reader == nullptr)) {
-      best = &reader;
-    }
-    if (fits) break;
-  }
+  const auto find = [this](auto suits) {
+    return std::find_if(readers_.begin(), readers_.end(),
+                        [&](const Reader& reader) { return !reader.in_use && suits(reader); });
+  };
+  auto best = find([&](const Reader& reader) {
+    return reader.reader != nullptr && reader.space.get() == &space;
+  });
+  if (best == readers_.end()) best = find([](const Reader& r) { return r.reader == nullptr; });
   // There is one: no more turns run than there are readers.
+  if (best == readers_.end()) best = find([](const Reader&) { return true; });
   best->in_use = true;
-  return best;
+  return &*best;
 }
 
 absl::Status DeviceReadLanes::Read(const std::shared_ptr<const SpaceContext>& space,

@@ -165,7 +165,10 @@ std::optional<MemoryBound> ReadMemoryBound(const std::string& process, const std
 void CheckMemory(const DaemonNeeds& daemon, Checkup* checkup, const std::string& root) {
   const auto bound = ReadMemoryBound("self", root);
   if (!bound) {
-    checkup->Skip("memory", "no cgroup v2 here, so no limit can be read");
+    for (const char* check : {"memory", "daemon memory"}) {
+      checkup->Skip(check, daemon.reached ? "no cgroup v2 here, so no limit can be read"
+                                          : "no cgroup v2 here, and no daemon was reached");
+    }
     return;
   }
   CheckOwnMemory(*bound, checkup);
