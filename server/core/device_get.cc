@@ -110,23 +110,13 @@ GetCall::Turn GetCall::NextTurn() {
   if (turn_bytes_ == 0) turn_bytes_ = kFirstTurnBytes;
   size_t bytes = 0;
   while (!cancelled_ && next_plane_ < planes_.size() && bytes < turn_bytes_) {
-    Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
-    Slot& slot = *job.slot;
-    const PlaneSpec& spec = space_->layout().planes()[job.plane];
-    slot.held = job.held;
-    slot.plane = job.plane;
-    slot.delivery.block = held_[job.held]->index;
-    slot.delivery.layer = spec.layer;
-    slot.delivery.plane_kind = spec.kind;
+    Job job = JobAtHand();
     if (!PlaceOnDevice(job)) {
       lacks_room_ = true;
       break;
     }
-    if (++next_block_ == held_.size()) {
-      next_block_ = 0;
-      ++next_plane_;
-    }
-    bytes += spec.raw_bytes;
+    GoOn();
+    bytes += space_->layout().planes()[job.plane].raw_bytes;
     window_.push_back(job.slot);
     turn.push_back(std::move(job));
   }

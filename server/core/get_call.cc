@@ -208,6 +208,18 @@ std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
 std::optional<GetCall::Job> GetCall::NextJobLocked() {
   if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return std::nullopt;
   if (window_bytes_ >= kWindowBytes && !window_.empty()) return std::nullopt;
+  Job job = JobAtHand();
+  Slot& slot = *job.slot;
+  const size_t bytes = PlacedBytes(job);
+  if (!Place(bytes, slot)) return std::nullopt;
+  GoOn();
+  slot.bytes = std::max(bytes, kLeastCost);
+  window_.push_back(job.slot);
+  window_bytes_ += slot.bytes;
+  return job;
+}
+
+GetCall::Job GetCall::JobAtHand() const {
   Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
   Slot& slot = *job.slot;
   const PlaneSpec& spec = space_->layout().planes()[job.plane];
@@ -216,16 +228,14 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
   slot.delivery.block = held_[job.held]->index;
   slot.delivery.layer = spec.layer;
   slot.delivery.plane_kind = spec.kind;
-  const size_t bytes = PlacedBytes(job);
-  if (!Place(bytes, slot)) return std::nullopt;
+  return job;
+}
+
+void GetCall::GoOn() {
   if (++next_block_ == held_.size()) {
     next_block_ = 0;
     ++next_plane_;
   }
-  slot.bytes = std::max(bytes, kLeastCost);
-  window_.push_back(job.slot);
-  window_bytes_ += slot.bytes;
-  return job;
 }
 
 size_t GetCall::PlacedBytes(const Job& job) const {

@@ -162,6 +162,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   enum class Runner { kNew, kRunning };
   std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The plane that is next, without a place; and on to the one after it.
+  Job JobAtHand() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
   // them; false when there is no room now.
   bool Place(size_t bytes, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
