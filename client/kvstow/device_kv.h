@@ -1,8 +1,8 @@
-// KV in a worker's device memory, as a Get sees it: where planes that arrived in the staging memory
-// shared with the daemon are copied from there to the engine's pages. kvstow/cuda.h implements it
-// for paged KV; engines with other layouts implement it themselves.
+// KV in a worker's device memory, as Puts and Gets see it: copies planes from the engine's pages to
+// the staging memory shared with the daemon, and from there to the pages. kvstow/cuda.h implements
+// it for paged KV; engines with other layouts implement it themselves.
 //
-// Calls of one Get come one after the other, on the thread of its callbacks.
+// Calls of one Put or Get come one after the other, on the thread of its callbacks.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,14 @@ struct ArrivedPlane {
   uint64_t first_position = 0;
 };
 
+// A plane of a Put, and where in device memory it is to travel from.
+struct LeavingPlane {
+  const PlaneSpec* plane = nullptr;
+  size_t index = 0;         // of it in PlaneLayout::planes()
+  size_t block = 0;         // into the request's keys
+  std::byte* to = nullptr;  // raw_bytes, C order [heads, tokens, dim], aligned to 64
+};
+
 struct DamagedArrival {
   const PlaneSpec* plane = nullptr;
   size_t block = 0;
@@ -48,6 +56,17 @@ class DeviceKv {
   // The same for one plane in host memory, raw_bytes long, that is gone when this returns.
   virtual absl::Status ScatterFromHost(const PlaneSpec& plane, size_t block,
                                        std::span<const std::byte> bytes) = 0;
+
+  // For Puts: enqueues the copying of all these out of the engine's memory, which is read by nothing
+  // else, and by nothing that is not enqueued when the Put returns.
+  virtual absl::Status Gather(std::span<const LeavingPlane> /*planes*/) {
+    return absl::UnimplementedError("this DeviceKv gathers no planes, so it serves Gets only");
+  }
+  // The same for one plane into host memory, raw_bytes long, where it is when this returns.
+  virtual absl::Status GatherToHost(const PlaneSpec& /*plane*/, size_t /*block*/,
+                                    std::span<std::byte> /*to*/) {
+    return absl::UnimplementedError("this DeviceKv gathers no planes, so it serves Gets only");
+  }
 
   // What was enqueued so far, by a number that ascends; and whether it has been done.
   virtual absl::StatusOr<uint64_t> Mark() = 0;
