@@ -1,9 +1,6 @@
 #include "client/device_landing.h"
 
-#include <algorithm>
-#include <thread>
-
-#include "absl/time/clock.h"
+#include "client/device_wait.h"
 
 namespace kvstow::client {
 
@@ -19,27 +16,9 @@ absl::Status DeviceLanding::Launch(const GetAssembly::Place& received, const Sta
   return absl::OkStatus();
 }
 
-absl::Status DeviceLanding::Await(uint64_t mark) {
-  // A batch takes less time than a sleep does, unless the engine's own work is before it.
-  constexpr int kPatience = 2000;
-  for (int asked = 0;; ++asked) {
-    const auto passed = kv_.Passed(mark);
-    if (!passed.ok()) return passed.status();
-    if (*passed) return absl::OkStatus();
-    if (deadline_.expired()) {
-      return absl::DeadlineExceededError("the engine's stream did not come to the copies in time");
-    }
-    if (asked < kPatience) {
-      std::this_thread::yield();
-    } else {
-      absl::SleepFor(absl::Microseconds(20));
-    }
-  }
-}
-
 absl::Status DeviceLanding::AwaitAllBut(size_t batches) {
   while (flying_.size() > batches) {
-    if (absl::Status s = Await(flying_.front().mark); !s.ok()) return s;
+    if (absl::Status s = AwaitMark(kv_, flying_.front().mark, terms_); !s.ok()) return s;
     landed_ = flying_.front();
     flying_.pop_front();
   }

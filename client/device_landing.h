@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "client/deadline.h"
+#include "client/bulk_stream.h"
 #include "client/get_assembly.h"
 #include "client/get_message.h"
 #include "client/kvstow/device_kv.h"
@@ -21,12 +21,12 @@ namespace kvstow::client {
 class DeviceLanding {
  public:
   // Both outlive it.
-  DeviceLanding(DeviceKv* kv, const Deadline& deadline) : kv_(*kv), deadline_(deadline) {}
+  DeviceLanding(DeviceKv* kv, const BulkStream::Terms& terms) : kv_(*kv), terms_(terms) {}
 
   void Add(const ArrivedPlane& plane) { batch_.push_back(plane); }
   // Has what was added copied. `received` and `read`: where the Get is with it.
   absl::Status Launch(const GetAssembly::Place& received, const StagedCount& read);
-  // Waits until no more than `batches` of them are on their way. DEADLINE_EXCEEDED.
+  // Waits until no more than `batches` of them are on their way. As AwaitMark.
   absl::Status AwaitAllBut(size_t batches);
 
   // Found in what has landed, or will.
@@ -41,10 +41,9 @@ class DeviceLanding {
     GetAssembly::Place received;
     StagedCount read;
   };
-  absl::Status Await(uint64_t mark);
 
   DeviceKv& kv_;
-  const Deadline& deadline_;
+  const BulkStream::Terms& terms_;
   std::vector<ArrivedPlane> batch_;
   std::deque<Batch> flying_;
   Batch landed_;

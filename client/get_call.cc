@@ -95,11 +95,6 @@ absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadl
   return landing == nullptr ? absl::OkStatus() : Land(0, staged, assembly, landing);
 }
 
-DataPath PathOf(const Slot& slot) {
-  if (!slot) return DataPath::kGrpc;
-  return slot->on_device() ? DataPath::kDeviceMemory : DataPath::kSharedMemory;
-}
-
 // Whether planes are to stay encoded until they are in the worker's own hands on the device: all of
 // them must find room in the slot, since what is decoded there cannot come by another way.
 bool DecodesOnDevice(const Slot& slot, const PlaneLayout& layout, const GetBlocksRequest& request) {
@@ -134,7 +129,7 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   std::optional<DeviceLanding> landing;
   const bool lands_encoded = DecodesOnDevice(slot, layout, request);
   if (slot && slot->on_device()) {
-    landing.emplace(request.device.get(), terms.deadline);
+    landing.emplace(request.device.get(), terms);
     assembly->LandWith([&](const ArrivedPlane& plane) { landing->Add(plane); }, lands_encoded);
   }
   BulkStream stream(terms, "Get");

@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "client/kvstow/device_kv.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "space/plane_layout.h"
 
@@ -30,13 +31,25 @@ class PlaneWriter {
     std::vector<std::byte> bytes(plane.raw_bytes);
     return fill(bytes) && Append(plane, block, bytes);
   }
+  // The same for a plane in the engine's device memory, which it is gathered from.
+  virtual bool Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv);
   // Sends what was taken and not sent yet.
   virtual bool Flush() = 0;
 
   virtual uint64_t bytes_sent() const = 0;
-  virtual absl::Status problem() const { return absl::OkStatus(); }
+  virtual absl::Status problem() const { return gathering_; }
   // Time that was nobody's but this process's own.
   virtual absl::Duration waited() const { return absl::ZeroDuration(); }
+
+ private:
+  absl::Status gathering_;
 };
+
+inline bool PlaneWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) {
+  return Fill(plane, block, [&](std::span<std::byte> to) {
+    gathering_ = kv.GatherToHost(plane, block, to);
+    return gathering_.ok();
+  });
+}
 
 }  // namespace kvstow::client

@@ -8,6 +8,7 @@
 #include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
 #include "client/convert.h"
+#include "client/device_writer.h"
 #include "client/encoding_writer.h"
 #include "client/serialize.h"
 #include "client/staged_writer.h"
@@ -80,9 +81,7 @@ class PutCall {
     // and cancelling would hide why.
     if (!problem.ok() && !absl::IsAborted(problem)) stream_->Cancel();
     const grpc::Status end = stream_->Finish();
-    // Only its own word that the call is over tells that the daemon reads the slot no more.
-    // It never looked at one that it was told nothing of.
-    if (slot_ && (end.ok() || result_.sent_bytes == 0)) slot_->Return();
+    if (slot_ && (end.ok() || IsUntouched())) slot_->Return();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
     if (problem.ok() && !done_) problem = Broken("it ended without results");
@@ -96,6 +95,12 @@ class PutCall {
  private:
   // ABORTED: the stream is broken, Finish() says why.
   static absl::Status BrokenStream() { return absl::AbortedError("stream broken"); }
+
+  // Only its own word that the call is over tells that the daemon reads the slot no more. It never
+  // looked at one that it was told nothing of; but the engine's stream may still be writing there.
+  bool IsUntouched() const {
+    return result_.sent_bytes == 0 && !(slot_->on_device() && asked_source_);
+  }
 
   absl::Status Talk(const SpaceHandle& handle) {
     const v1::PutRequest announce =
@@ -165,8 +170,12 @@ class PutCall {
       return stream_->Write(put_request);
     };
     if (!slot_) return std::make_unique<ChunkWriter>(max_chunk_bytes, send);
-    return std::make_unique<StagedWriter>(slot_->bytes(), max_chunk_bytes, send,
-                                          [this] { return ReadConsumed(); });
+    const auto await = [this] { return ReadConsumed(); };
+    if (slot_->on_device()) {
+      return std::make_unique<DeviceWriter>(slot_->bytes(), max_chunk_bytes, &layout_,
+                                            request_.device.get(), &terms_, send, await);
+    }
+    return std::make_unique<StagedWriter>(slot_->bytes(), max_chunk_bytes, send, await);
   }
 
   std::optional<uint64_t> ReadConsumed() {
@@ -199,6 +208,7 @@ class PutCall {
     if (absl::Status s = AwaitLayer(plane.layer, writer); !s.ok()) return s;
     if (terms_.deadline.expired()) return absl::DeadlineExceededError("Put ran out of time");
     asked_source_ = true;
+    if (request_.device != nullptr) return Gather(plane, b, writer);
     return request_.fill ? Fill(plane, b, writer) : Copy(plane, b, writer);
   }
 
@@ -212,6 +222,10 @@ class PutCall {
     return terms_.control->cancelled()
                ? absl::CancelledError("the Put was given up")
                : absl::DeadlineExceededError("a layer was not ready in time");
+  }
+
+  absl::Status Gather(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
+    return writer->Gather(plane, b, *request_.device) ? absl::OkStatus() : ProblemOf(*writer);
   }
 
   absl::Status Fill(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
@@ -299,7 +313,8 @@ class PutCall {
 Outcome RunPut(const BulkStream::Terms& terms, const SpaceHandle& handle,
                std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
                const PutBlocksRequest& request, size_t blocks, PutBlocksResult* result) {
-  result->path = slot ? DataPath::kSharedMemory : DataPath::kGrpc;
+  result->path = PathOf(slot);
+  if (result->path == DataPath::kDeviceMemory) coder = nullptr;  // of KV on the host
   return PutCall(std::move(slot), coder, layout, request, blocks, terms, result).Run(handle);
 }
 

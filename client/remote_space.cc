@@ -184,8 +184,11 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
   PutBlocksResult result;
   result.blocks.resize(request.keys.size());
   if (request.keys.empty()) return result;
-  if (!request.source == !request.fill) {
-    result.status = absl::InvalidArgumentError("PutBlocks needs a source or a fill, one of them");
+  const int sources =
+      (request.source ? 1 : 0) + (request.fill ? 1 : 0) + (request.device != nullptr ? 1 : 0);
+  if (sources != 1) {
+    result.status =
+        absl::InvalidArgumentError("PutBlocks needs a source, a fill or a device, one of them");
     return result;
   }
   if (absl::Status s = CheckTokenIds(request, layout_.spec().block_tokens); !s.ok()) {
@@ -205,7 +208,8 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
     }
-    auto slot = link_->BorrowSlot(DaemonLink::Kv::kOnHost, handle.session_id, deadline);
+    const auto kv = request.device ? DaemonLink::Kv::kOnDevice : DaemonLink::Kv::kOnHost;
+    auto slot = link_->BorrowSlot(kv, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
     return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), coder_.get(),
                   layout_, request, blocks, &result);

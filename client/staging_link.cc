@@ -13,7 +13,7 @@ constexpr uint64_t kSlotUnit = 4096;
 }  // namespace
 
 StagingLink::Slot::~Slot() {
-  if (region_ != nullptr) link_->TakeBack(*region_, index_, /*clean=*/false);
+  if (region_ != nullptr) link_->TakeBack(std::move(region_), index_, /*clean=*/false);
 }
 
 std::span<std::byte> StagingLink::Slot::bytes() const {
@@ -30,10 +30,7 @@ v1::StagingSlot StagingLink::Slot::Claim() const {
   return claim;
 }
 
-void StagingLink::Slot::Return() {
-  link_->TakeBack(*region_, index_, /*clean=*/true);
-  region_.reset();
-}
+void StagingLink::Slot::Return() { link_->TakeBack(std::move(region_), index_, /*clean=*/true); }
 
 StagingLink::StagingLink(Options options)
     : options_(std::move(options)), why_not_(absl::UnavailableError("no session yet")) {
@@ -56,7 +53,7 @@ void StagingLink::OnSession(const std::string& session_id) {
   absl::MutexLock lock(&mu_);
   if (!thread_.joinable()) return;
   session_id_ = session_id;
-  region_ = nullptr;
+  Forsake(std::move(region_));
   ask_ = true;
   const uint64_t before = answers_;
   const auto answered = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return answers_ != before; };
@@ -66,11 +63,17 @@ void StagingLink::OnSession(const std::string& session_id) {
 void StagingLink::Loop() {
   for (;;) {
     std::string session_id;
+    std::vector<std::shared_ptr<Region>> forsaken;
     {
       absl::MutexLock lock(&mu_);
-      const auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return ask_ || stop_; };
+      const auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return ask_ || stop_ || !forsaken_.empty();
+      };
       mu_.Await(absl::Condition(&wanted));
+      forsaken = std::move(forsaken_);
+      forsaken_.clear();
       if (stop_) return;
+      if (!ask_) continue;
       ask_ = false;
       asked_ = std::chrono::steady_clock::now();
       session_id = session_id_;
@@ -122,7 +125,8 @@ void StagingLink::Ask(const std::string& session_id) {
   ++answers_;
   if (session_id != session_id_) return;  // there is another session by now, and another question
   why_not_ = region.status();
-  if (region.ok()) region_ = *std::move(region);
+  if (!region.ok()) return;
+  Forsake(std::exchange(region_, *std::move(region)));
 }
 
 std::optional<size_t> StagingLink::FreeSlot(const std::string& session_id) {
@@ -154,15 +158,25 @@ std::optional<StagingLink::Slot> StagingLink::Borrow(const std::string& session_
   return std::nullopt;
 }
 
-void StagingLink::TakeBack(Region& region, size_t index, bool clean) {
+void StagingLink::TakeBack(std::shared_ptr<Region> region, size_t index, bool clean) {
   absl::MutexLock lock(&mu_);
   if (clean) {
-    region.lent[index] = false;
-  } else if (region_.get() == &region) {
-    region_ = nullptr;
+    region->lent[index] = false;
+  } else if (region_ == region) {
+    Forsake(std::move(region_));
     why_not_ = absl::OkStatus();  // another one is on its way
     ask_ = true;
   }
+  Forsake(std::move(region));
+}
+
+void StagingLink::Forsake(std::shared_ptr<Region> region) {
+  if (region != nullptr && region != region_) forsaken_.push_back(std::move(region));
+}
+
+DataPath PathOf(const std::optional<StagingLink::Slot>& slot) {
+  if (!slot) return DataPath::kGrpc;
+  return slot->on_device() ? DataPath::kDeviceMemory : DataPath::kSharedMemory;
 }
 
 absl::Status StagingLink::why_not() const {

@@ -25,6 +25,7 @@
 #include "absl/time/time.h"
 #include "client/deadline.h"
 #include "client/worker_gpu.h"
+#include "kvstow/client.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "staging/side_channel.h"
 
@@ -100,12 +101,17 @@ class StagingLink {
   void Ask(const std::string& session_id);
   absl::StatusOr<std::shared_ptr<Region>> RequestRegionOf(const std::string& session_id) const;
   std::optional<size_t> FreeSlot(const std::string& session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void TakeBack(Region& region, size_t index, bool clean) ABSL_LOCKS_EXCLUDED(mu_);
+  void TakeBack(std::shared_ptr<Region> region, size_t index, bool clean) ABSL_LOCKS_EXCLUDED(mu_);
+  // The region is not lent any more.
+  void Forsake(std::shared_ptr<Region> region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
   mutable absl::Mutex mu_;
   std::string session_id_ ABSL_GUARDED_BY(mu_);  // the session to have a region of
   std::shared_ptr<Region> region_ ABSL_GUARDED_BY(mu_);
+  // What nobody uses any more. Unmapping device memory waits for what the engine's stream still
+  // does there, so no call does it.
+  std::vector<std::shared_ptr<Region>> forsaken_ ABSL_GUARDED_BY(mu_);
   absl::Status why_not_ ABSL_GUARDED_BY(mu_);
   bool ask_ ABSL_GUARDED_BY(mu_) = false;                             // the thread is to ask
   std::chrono::steady_clock::time_point asked_ ABSL_GUARDED_BY(mu_);  // when it did
@@ -113,5 +119,8 @@ class StagingLink {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;  // last: runs on all of the above; not started without a socket
 };
+
+// How a call with this slot, or without one, moves its bytes.
+DataPath PathOf(const std::optional<StagingLink::Slot>& slot);
 
 }  // namespace kvstow::client

@@ -12,10 +12,17 @@ namespace {
 
 class Region final : public WorkerGpuRegion {
  public:
-  explicit Region(gpu::SharedMapping mapping) : mapping_(std::move(mapping)) {}
+  Region(int device, gpu::SharedMapping mapping) : device_(device), mapping_(std::move(mapping)) {}
+  ~Region() override {
+    // A call that was given up may have left copies on the engine's stream; without the memory they
+    // would be the end of its context.
+    (void)cudaSetDevice(device_);
+    (void)cudaDeviceSynchronize();
+  }
   std::span<std::byte> bytes() const override { return mapping_.bytes(); }
 
  private:
+  const int device_;
   const gpu::SharedMapping mapping_;
 };
 
@@ -30,7 +37,7 @@ class CudaWorkerGpu final : public WorkerGpu {
     auto mapping = gpu::SharedMapping::Import(device_, memory.get(), bytes);
     if (!mapping.ok()) return mapping.status();
     if (auto s = AnswerProbe(mapping->bytes().data(), probe); !s.ok()) return s;
-    return std::make_unique<Region>(*std::move(mapping));
+    return std::make_unique<Region>(device_, *std::move(mapping));
   }
 
  private:

@@ -7,6 +7,7 @@
 
 #include "gpu/cuda_codec.h"
 #include "gpu/cuda_plane_reader.h"
+#include "gpu/cuda_plane_writer.h"
 #include "gpu/cuda_status.h"
 #include "gpu/shared_memory.h"
 
@@ -170,6 +171,14 @@ absl::StatusOr<std::unique_ptr<PlaneReader>> CudaDevice::NewPlaneReader(const Pl
   auto reader = CudaPlaneReader::Create(index_, layout, max_records);
   if (!reader.ok()) return Note(reader.status());
   return *std::move(reader);
+}
+
+absl::StatusOr<std::unique_ptr<PlaneWriter>> CudaDevice::NewPlaneWriter(const PlaneLayout& layout,
+                                                                        size_t max_bytes,
+                                                                        size_t max_blocks) {
+  auto writer = CudaPlaneWriter::Create(index_, layout, max_bytes, max_blocks);
+  if (!writer.ok()) return Note(writer.status());
+  return *std::move(writer);
 }
 
 absl::Status CudaDevice::health() const {

@@ -32,6 +32,9 @@ class CudaDevice final : public Device {
   absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) override;
   absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
                                                               size_t max_records) override;
+  absl::StatusOr<std::unique_ptr<PlaneWriter>> NewPlaneWriter(const PlaneLayout& layout,
+                                                              size_t max_bytes,
+                                                              size_t max_blocks) override;
   absl::Status health() const override;
   uint64_t errors() const override { return errors_.load(std::memory_order_relaxed); }
 

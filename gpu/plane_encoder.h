@@ -21,10 +21,11 @@ struct PlaneEncoderConfig {
   int device = 0;
   // Where all of it is enqueued; null for a stream of its own. Borrowed.
   cudaStream_t stream = nullptr;
-  // Of one call, at most: scratch is 0.3 to 0.7 MB a tile of 128 x 128.
-  uint32_t max_tiles = 2048;
-  // Whose planes one call may have at most, each at a position of its own.
-  uint32_t max_blocks = 256;
+  // Raw bytes of one batch, about: 2048 tiles of 128 x 128 in FP16. Everything is made for so much
+  // in advance; scratch alone is 0.3 to 0.7 MB a tile.
+  size_t max_bytes = size_t{64} << 20;
+  // Whose planes one batch may have at most, each at a position of its own.
+  size_t max_blocks = 1024;
 };
 
 // Not thread-safe. One batch at a time: Encode, then Collect.
@@ -41,7 +42,8 @@ class PlaneEncoder {
   };
   struct Encoded {
     PlaneSummary summary;
-    const std::byte* bytes = nullptr;  // pinned host memory, summary.bytes of them
+    std::span<const std::byte> bytes;   // in pinned host memory
+    std::span<const TileReport> tiles;  // one a head
   };
 
   // Takes all device and pinned memory it will ever use. Borrows the layout. RESOURCE_EXHAUSTED
@@ -50,18 +52,18 @@ class PlaneEncoder {
                                                               const PlaneEncoderConfig& config);
   virtual ~PlaneEncoder() = default;
 
-  // Tiles that a plane counts for: its heads, or, kept as it is, none.
-  virtual uint32_t TilesOf(size_t plane) const = 0;
-  // Raw bytes of one call, at most.
-  virtual size_t max_bytes() const = 0;
+  // What a plane counts for in max_load(): its raw bytes, or more where it has many small tiles. A
+  // batch of one plane always fits.
+  virtual size_t LoadOf(size_t plane) const = 0;
+  virtual size_t max_load() const = 0;
 
-  // Enqueues. INVALID_ARGUMENT for more tiles, blocks or bytes than there is room for; INTERNAL
-  // when the device is lost.
+  // Enqueues. INVALID_ARGUMENT for more than max_load() or max_blocks, INTERNAL when the device is
+  // lost. What is read must stay as it is until Passed().
   virtual absl::Status Encode(std::span<const Plane> planes) = 0;
   // Whether that has been done; does not wait.
   virtual absl::StatusOr<bool> Passed() = 0;
-  // Waits until it has, and copies the results. In the order of the planes given, until the next
-  // Encode.
+  // Waits until it has, and copies the results to the host. In the order of the planes given; they
+  // are there until the next Encode.
   virtual absl::StatusOr<std::span<const Encoded>> Collect() = 0;
 };
 

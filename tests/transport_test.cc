@@ -57,7 +57,7 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     GetParam().ApplyTo(&options);
     options.path = path;
     if (path == DataPath::kDeviceMemory) {
-      options.path = DataPath::kAuto;  // Puts go through host memory
+      options.path = DataPath::kAuto;  // KV on the host goes through host memory
       options.gpu = gpu_;
     }
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
@@ -88,6 +88,12 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     };
     return request;
   }
+  PutBlocksRequest OnItsPath(PutBlocksRequest request) const {
+    if (GetParam().path != DataPath::kDeviceMemory) return request;
+    request.device = std::make_shared<FakeDeviceKv>(
+        FakeDeviceKv::Source(std::exchange(request.source, nullptr)));
+    return request;
+  }
   GetBlocksRequest GetRequest() {
     for (Planes& block : got_) block.assign(block.size(), {});
     GetBlocksRequest request;
@@ -112,17 +118,17 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     }
     return std::make_shared<FakeDeviceKv>(std::move(destination), lag, std::move(coder));
   }
-  DataPath put_path() const {
-    return GetParam().path == DataPath::kDeviceMemory ? DataPath::kSharedMemory : GetParam().path;
-  }
   void PutAll() {
-    auto put = space_->PutBlocks(PutRequest());
+    auto put = space_->PutBlocks(OnItsPath(PutRequest()));
     // A call that was given up just before may still hold the blocks: cancelling travels, too.
     while (put.status.ok() && put.blocks[0].refusal == "pending") {
-      put = space_->PutBlocks(PutRequest());
+      put = space_->PutBlocks(OnItsPath(PutRequest()));
     }
     ASSERT_EQ(put.stored, keys_.size()) << put.status << " " << put.blocks[0].refusal;
-    EXPECT_EQ(put.path, put_path());
+    // A region that a call left behind is being replaced; meanwhile there is the next path.
+    const bool replacing =
+        GetParam().path == DataPath::kDeviceMemory && put.path == DataPath::kSharedMemory;
+    EXPECT_TRUE(put.path == GetParam().path || replacing);
     ExpectRawBytes(put.sent_bytes);
   }
   void ExpectEverythingBack() {
@@ -164,7 +170,7 @@ TEST_P(TransportTest, GivesBackWhatWasPut) {
 
 TEST_P(TransportTest, LossyBlocksStayWithinTheirReport) {
   Open(Spec(CodecId::kEOptShrinkQ), 3);
-  const auto put = space_->PutBlocks(PutRequest());
+  const auto put = space_->PutBlocks(OnItsPath(PutRequest()));
   ASSERT_EQ(put.stored, 3u) << put.status;
   ASSERT_EQ(space_->GetBlocks(GetRequest()).usable, 3u);
   for (size_t b = 0; b < 3; ++b) {
@@ -263,7 +269,7 @@ TEST_P(TransportTest, ManyCallsAtATime) {
       PutBlocksRequest put = PutRequest();
       put.keys = keys;
       for (int round = 0; round < 5; ++round) {
-        wrong += space_->PutBlocks(put).stored != (round == 0 ? 3 : 0);
+        wrong += space_->PutBlocks(OnItsPath(put)).stored != (round == 0 ? 3 : 0);
         std::vector<Planes> got(3, Planes(blocks_[0].size()));
         GetBlocksRequest get;
         get.keys = keys;
@@ -316,7 +322,7 @@ TEST_P(TransportTest, StartedPutTakesLayersAsTheyAreDone) {
     asked_early += plane.layer > ready;
     return source(plane, block);
   };
-  auto put = space_->StartPut(request);
+  auto put = space_->StartPut(OnItsPath(request));
   for (uint32_t layer = 0; layer < kLayers; ++layer) {
     EXPECT_FALSE(put->done());
     ready = layer;
@@ -329,7 +335,7 @@ TEST_P(TransportTest, StartedPutTakesLayersAsTheyAreDone) {
 }
 
 TEST_P(TransportTest, StartedPutGivenUpLeavesNothing) {
-  auto put = space_->StartPut(PutRequest());
+  auto put = space_->StartPut(OnItsPath(PutRequest()));
   put->LayerReady(0);
   put->Cancel();
   EXPECT_TRUE(put->done());
@@ -343,7 +349,7 @@ TEST_P(TransportTest, StartedPutGivenUpLeavesNothing) {
 TEST_P(TransportTest, StartedPutEndsByItsDeadline) {
   PutBlocksRequest request = PutRequest();
   request.deadline = absl::Milliseconds(50);
-  auto put = space_->StartPut(request);  // no layer is ever ready
+  auto put = space_->StartPut(OnItsPath(request));  // no layer is ever ready
   EXPECT_EQ(put->Wait().stored, 0u);
   EXPECT_EQ(put->Wait().status.code(), absl::StatusCode::kDeadlineExceeded) << put->Wait().status;
 }
@@ -397,7 +403,7 @@ TEST_P(TransportTest, StartedGetGivenUpTouchesNothing) {
 
 TEST_P(TransportTest, DroppingAStartedCallGivesItUp) {
   {
-    auto put = space_->StartPut(PutRequest());
+    auto put = space_->StartPut(OnItsPath(PutRequest()));
     put->LayerReady(0);
   }
   EXPECT_EQ(space_->Lookup(keys_).blocks, 0u);
@@ -421,11 +427,11 @@ TEST_P(TransportTest, ACallInLineCanBeGivenUpAndHasItsDeadline) {
 // A miss costs nothing: the next call takes the same path.
 TEST_P(TransportTest, AMissKeepsThePath) {
   EXPECT_EQ(space_->GetBlocks(GetRequest()).usable, 0u);
-  const auto put = space_->PutBlocks(PutRequest());
+  const auto put = space_->PutBlocks(OnItsPath(PutRequest()));
   EXPECT_EQ(put.stored, 3u);
-  const auto again = space_->PutBlocks(PutRequest());
+  const auto again = space_->PutBlocks(OnItsPath(PutRequest()));
   EXPECT_EQ(again.existed, 3u);
-  EXPECT_EQ(again.path, put_path());
+  EXPECT_EQ(again.path, GetParam().path);
 }
 
 TEST_P(TransportTest, TooManyStartedPutsAreShed) {
@@ -444,6 +450,17 @@ TEST_P(TransportTest, TooManyStartedPutsAreShed) {
 
 // ---- Device memory ----
 
+// An engine's own DeviceKv that was written for Gets.
+class OnlyScatters final : public DeviceKv {
+ public:
+  absl::Status Scatter(std::span<const ArrivedPlane>) override { return absl::OkStatus(); }
+  absl::Status ScatterFromHost(const PlaneSpec&, size_t, std::span<const std::byte>) override {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint64_t> Mark() override { return 1; }
+  absl::StatusOr<bool> Passed(uint64_t) override { return true; }
+};
+
 class DeviceMemoryTest : public TransportTest {
  protected:
   std::shared_ptr<FakeDeviceKv> NewKv(int lag = 0) {
@@ -453,6 +470,19 @@ class DeviceMemoryTest : public TransportTest {
           return std::span(got_[block][Index(plane)]);
         },
         lag);
+  }
+  std::shared_ptr<FakeDeviceKv> NewSource(int lag = 0) {
+    return std::make_shared<FakeDeviceKv>(
+        FakeDeviceKv::Source([this](const PlaneSpec& plane, size_t block) {
+          return std::span<const std::byte>(blocks_[block][Index(plane)]);
+        }),
+        lag);
+  }
+  PutBlocksRequest PutOf(std::shared_ptr<DeviceKv> kv) {
+    PutBlocksRequest request;
+    request.keys = keys_;
+    request.device = std::move(kv);
+    return request;
   }
   GetBlocksRequest Request(std::shared_ptr<DeviceKv> kv) {
     GetBlocksRequest request;
@@ -496,6 +526,74 @@ TEST_P(DeviceMemoryTest, AStreamThatNeverComesToTheCopiesEndsTheGet) {
   EXPECT_EQ(get.usable, 0u);
   EXPECT_EQ(get.status.code(), absl::StatusCode::kDeadlineExceeded) << get.status;
   ExpectEverythingBack();  // in another region
+}
+
+TEST_P(DeviceMemoryTest, PutsComeOutOfDeviceMemory) {
+  auto kv = NewSource(/*lag=*/20);
+  const auto put = space_->PutBlocks(PutOf(kv));
+  EXPECT_EQ(put.stored, 3u) << put.status;
+  EXPECT_EQ(put.path, DataPath::kDeviceMemory);
+  EXPECT_EQ(kv->to_host(), 0u);
+  ExpectEverythingBack();
+}
+
+TEST_P(DeviceMemoryTest, AStreamThatNeverComesToTheGatheringEndsThePut) {
+  auto kv = NewSource();
+  kv->set_stuck();
+  PutBlocksRequest request = PutOf(kv);
+  request.deadline = absl::Milliseconds(100);
+  const auto put = space_->PutBlocks(request);
+  EXPECT_EQ(put.stored, 0u);
+  EXPECT_EQ(put.status.code(), absl::StatusCode::kDeadlineExceeded) << put.status;
+  // Given up by its owner it ends at once.
+  request.deadline = absl::Seconds(60);
+  auto started = space_->StartPut(request);
+  started->LayerReady(kLayers);
+  started->Cancel();
+  EXPECT_EQ(started->Wait().status.code(), absl::StatusCode::kCancelled);
+  PutAll();
+  ExpectEverythingBack();
+}
+
+// The same bytes as when the values come through host memory.
+TEST_P(DeviceMemoryTest, PutsAreStoredAsThoseOfTheHost) {
+  Open(Spec(CodecId::kEOptShrinkQ), 3);
+  const auto on_device = space_->PutBlocks(PutOf(NewSource()));
+  ASSERT_EQ(on_device.stored, 3u) << on_device.status;
+  EXPECT_EQ(on_device.path, DataPath::kDeviceMemory);
+  ASSERT_EQ(space_->GetBlocks(GetRequest()).usable, 3u);
+  const auto got = got_;
+  ASSERT_TRUE(space_->DropAll().ok());
+  const auto on_host = space_->PutBlocks(PutRequest());
+  ASSERT_EQ(on_host.stored, 3u) << on_host.status;
+  for (size_t b = 0; b < 3; ++b) {
+    EXPECT_EQ(on_device.blocks[b].record_bytes, on_host.blocks[b].record_bytes);
+    EXPECT_EQ(on_device.blocks[b].k.nmse, on_host.blocks[b].k.nmse);
+    EXPECT_EQ(on_device.blocks[b].v.nmse, on_host.blocks[b].v.nmse);
+  }
+  ASSERT_EQ(space_->GetBlocks(GetRequest()).usable, 3u);
+  EXPECT_TRUE(got_ == got);
+}
+
+TEST_P(DeviceMemoryTest, WhatCannotGatherStoresNothing) {
+  const auto kv = std::make_shared<OnlyScatters>();
+  const auto put = space_->PutBlocks(PutOf(kv));
+  EXPECT_EQ(put.stored, 0u);
+  EXPECT_EQ(put.status.code(), absl::StatusCode::kUnimplemented) << put.status;
+  PutAll();
+  ExpectEverythingBack();
+}
+
+TEST_P(DeviceMemoryTest, PutsTakeTheNextPathWithoutDeviceMemory) {
+  ClientOptions options = Options(GetParam().path);
+  options.gpu = std::make_shared<FakeWorkerGpu>(SideChannelUuid{'o', 't', 'h', 'e', 'r'});
+  client_ = Client::Create(options);
+  space_ = *client_->OpenSpace(Spec(CodecId::kRaw));
+  auto kv = NewSource();
+  const auto put = space_->PutBlocks(PutOf(kv));
+  EXPECT_EQ(put.stored, 3u) << put.status;
+  EXPECT_EQ(put.path, DataPath::kSharedMemory);
+  EXPECT_EQ(kv->to_host(), 3 * space_->layout().planes().size());
 }
 
 TEST_P(DeviceMemoryTest, MoreThanTheSlotHolds) {

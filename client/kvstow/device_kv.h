@@ -57,8 +57,8 @@ class DeviceKv {
   virtual absl::Status ScatterFromHost(const PlaneSpec& plane, size_t block,
                                        std::span<const std::byte> bytes) = 0;
 
-  // For Puts: enqueues the copying of all these out of the engine's memory, which is read by nothing
-  // else, and by nothing that is not enqueued when the Put returns.
+  // For Puts: enqueues the copying of all these out of the engine's memory, which is read by
+  // nothing else, and by nothing that is not enqueued when the Put returns.
   virtual absl::Status Gather(std::span<const LeavingPlane> /*planes*/) {
     return absl::UnimplementedError("this DeviceKv gathers no planes, so it serves Gets only");
   }

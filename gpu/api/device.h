@@ -10,10 +10,12 @@
 #include <memory>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "codec/codec.h"
+#include "codec/record.h"
 #include "codec/stored_record.h"
 #include "space/plane_layout.h"
 
@@ -59,6 +61,27 @@ class PlaneReader {
                             std::span<Plane> planes) = 0;
 };
 
+// Encodes planes in device memory, many at a time. One call at a time.
+class PlaneWriter {
+ public:
+  struct Plane {
+    uint32_t plane = 0;  // as in layout.planes()
+    uint64_t first_position = 0;
+    const std::byte* values = nullptr;   // device memory, aligned to 16: raw_bytes, C order
+    PlaneSummary summary;                // out
+    const std::byte* encoded = nullptr;  // out: summary.bytes in host memory, until the next call
+  };
+
+  virtual ~PlaneWriter() = default;
+  // What a plane counts for in a call, and how much a call may have. One plane always fits.
+  virtual size_t LoadOf(uint32_t plane) const = 0;
+  virtual size_t max_load() const = 0;
+  // Copies all the values first, so that nobody can change them under way, and says so: they are
+  // not read any more when `taken` is called. Returns when all is encoded: INTERNAL when the device
+  // is lost, INVALID_ARGUMENT for more than max_load().
+  virtual absl::Status Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -95,6 +118,13 @@ class Device {
   // the layout and the device. RESOURCE_EXHAUSTED when there is too little.
   virtual absl::StatusOr<std::unique_ptr<PlaneReader>> NewPlaneReader(const PlaneLayout& layout,
                                                                       size_t max_records) = 0;
+
+  // For calls of `max_bytes` of raw planes, about, at up to `max_blocks` positions. Takes all the
+  // memory that it will ever use, several times `max_bytes`; borrows the layout and the device.
+  // RESOURCE_EXHAUSTED when there is too little.
+  virtual absl::StatusOr<std::unique_ptr<PlaneWriter>> NewPlaneWriter(const PlaneLayout& layout,
+                                                                      size_t max_bytes,
+                                                                      size_t max_blocks) = 0;
 
   // INTERNAL once the device or its context is lost: only a new process helps.
   virtual absl::Status health() const = 0;

@@ -17,6 +17,7 @@
 #include "server/rpc/convert.h"
 #include "server/tiers/device_mover.h"
 #include "server/tiers/device_read_lanes.h"
+#include "server/tiers/device_write_lanes.h"
 #include "server/tiers/host_tier.h"
 #include "space/fingerprint.h"
 #include "spdlog/spdlog.h"
@@ -61,8 +62,10 @@ struct Daemon::Parts {
   std::unique_ptr<DeviceMover> mover;  // null with one tier
   std::unique_ptr<Store> store;
   std::unique_ptr<TiledPlaneCodec> cpu_codec;
-  std::unique_ptr<BatchedPlaneCodec> gpu_codec;   // null without a GPU
-  std::unique_ptr<DeviceReadLanes> device_reads;  // null without one that shares its memory
+  std::unique_ptr<BatchedPlaneCodec> gpu_codec;  // null without a GPU
+  // Null without a device that shares its memory.
+  std::unique_ptr<DeviceReadLanes> device_reads;
+  std::unique_ptr<DeviceWriteLanes> device_writes;
   std::unique_ptr<Service> service;
   std::vector<std::unique_ptr<EventPublisher>> events;
   std::unique_ptr<StagingListener> staging;  // null without
@@ -125,6 +128,8 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   if (SharesDeviceMemory(config)) {
     device_reads = std::make_unique<DeviceReadLanes>(gpu.device.get(), executor.get(),
                                                      config.limits.max_blocks_per_get);
+    device_writes = std::make_unique<DeviceWriteLanes>(gpu.device.get(), executor.get(),
+                                                       config.limits.max_blocks_per_put);
   }
   return absl::OkStatus();
 }
@@ -141,7 +146,7 @@ absl::Status Daemon::Parts::Start(const DaemonConfig& config) {
   if (gpu_codec != nullptr) codec = gpu_codec.get();
   service = std::make_unique<Service>(
       config.limits, Service::Parts{store.get(), codec, executor.get(), &clock, &random,
-                                    metrics.get(), device_reads.get()});
+                                    metrics.get(), device_reads.get(), device_writes.get()});
   for (const EventStreamOptions& stream : config.events) {
     KVSTOW_ASSIGN_OR_RETURN(auto publisher,
                             EventPublisher::Start(stream, service.get(), metrics.get()));

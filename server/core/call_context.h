@@ -5,6 +5,7 @@
 #include "server/core/byte_budget.h"
 #include "server/core/clock.h"
 #include "server/core/device_reads.h"
+#include "server/core/device_writes.h"
 #include "server/core/executor.h"
 #include "server/core/plane_codec.h"
 #include "server/core/stats_sink.h"
@@ -20,7 +21,9 @@ struct CallContext {
   StatsSink& stats;
   ByteBudget& inflight;  // raw planes received and not yet encoded, or decoded and not yet sent
   ByteBudget& staged;    // encoded planes of Puts that have not committed
-  DeviceReads* device_reads = nullptr;  // of Gets whose staging lies on a device; null without one
+  // Of Gets and Puts whose staging lies on a device; null without one.
+  DeviceReads* device_reads = nullptr;
+  DeviceWrites* device_writes = nullptr;
 };
 
 }  // namespace kvstow

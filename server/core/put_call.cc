@@ -163,6 +163,7 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
   if (slot_.bytes.empty()) {
     return absl::InvalidArgumentError("staged planes in a call that borrowed no staging slot");
   }
+  if (slot_.on_device()) return AddOnDevice(segments);
   std::vector<std::span<const std::byte>> data;
   data.reserve(segments.size());
   uint64_t bytes = 0;
@@ -181,7 +182,10 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
     return absl::InvalidArgumentError(
         absl::StrCat("a staged chunk of ", bytes, " bytes out of a slot of ", slot_.bytes.size()));
   }
-  return Add(segments, data);
+  KVSTOW_RETURN_IF_ERROR(Add(segments, data));
+  segments_staged_ += segments.size();
+  if (on_consumed_) on_consumed_(segments_staged_);
+  return absl::OkStatus();
 }
 
 // `skip` bytes of data[0] are used up.
@@ -215,6 +219,10 @@ void PutCall::CopyInto(const PlaneSegment& segment,
   }
   filling_ = nullptr;
   next_offset_ = 0;
+  GoOn();
+}
+
+void PutCall::GoOn() {
   if (++next_block_ == wanted_.size() && ++next_plane_ < plane_count()) next_block_ = 0;
 }
 
@@ -287,13 +295,13 @@ void PutCall::OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& sta
     }
   }
   work.reset();  // before the call may end: nothing of it is in flight then
-  OnPlaneDone();
+  OnPlanesDone(1);
 }
 
-void PutCall::OnPlaneDone() {
+void PutCall::OnPlanesDone(size_t planes) {
   {
     absl::MutexLock lock(&mu_);
-    --encoding_;
+    encoding_ -= planes;
     if (!committing_ || encoding_ > 0 || cancelled_) return;
   }
   Store();
@@ -312,74 +320,13 @@ absl::Status PutCall::Commit(Done done) {
   if (committing_) return absl::InvalidArgumentError("a second commit");
   committing_ = true;
   done_ = std::move(done);
-  if (encoding_ > 0) return absl::OkStatus();  // OnPlaneDone goes on
+  if (encoding_ > 0) return absl::OkStatus();  // OnPlanesDone goes on
   phases_.Enter(CallPhase::kQueue);
   context_.executor.Schedule(WorkPriority::kPut, [self = shared_from_this()] {
     self->phases_.Leave(CallPhase::kQueue);
     self->Store();
   });
   return absl::OkStatus();
-}
-
-void PutCall::Store() {
-  absl::Status failure;
-  Done done;
-  std::vector<kvstow::Store::Reservation> reservations;
-  {
-    absl::MutexLock lock(&mu_);
-    if (cancelled_) return;
-    failure = failure_;
-    done = std::move(done_);
-    reservations = std::move(reservations_);
-  }
-  if (session_->ended()) failure.Update(absl::FailedPreconditionError("the session ended"));
-  if (!failure.ok()) {
-    wanted_.clear();
-    reservations.clear();
-    done(failure);
-    return;
-  }
-  PutResults results;
-  results.blocks.resize(intents_.size());
-  for (size_t i = 0; i < answers_.size(); ++i) results.blocks[i].refusal = answers_[i].refusal;
-  std::vector<BlockKey> stored;
-  for (size_t i = 0; i < wanted_.size(); ++i) {
-    const WantedBlock& block = wanted_[i];
-    PutResult& result = results.blocks[block.index];
-    result = StoreBlock(wanted_[i], std::move(reservations[i]));
-    if (!result.stored) continue;
-    results.k.Merge(result.k);
-    results.v.Merge(result.v);
-    stored.push_back(intents_[block.index].key);
-  }
-  if (ttl_ > absl::ZeroDuration() && !stored.empty()) {
-    results.lease = context_.store.Lease(space_->id(), stored, session_->id(), ttl_);
-  }
-  wanted_.clear();
-  done(std::move(results));
-}
-
-PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation) {
-  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
-  PutResult result;
-  RecordBuilder& record = *block.record;
-  Store::RecordMeta meta;
-  const auto pieces = record.Finish();
-  meta.raw_bytes = space_->layout().raw_bytes();
-  meta.k = Declare(record.k_report());
-  meta.v = Declare(record.v_report());
-  const absl::Status status = context_.store.Commit(std::move(reservation), pieces, meta);
-  if (!status.ok()) {
-    result.refusal = Refusal::kFull;
-    return result;
-  }
-  result.stored = true;
-  result.record_bytes = record.record_bytes();
-  result.k = record.k_report();
-  result.v = record.v_report();
-  context_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(),
-                           result.k, result.v);
-  return result;
 }
 
 void PutCall::Cancel() {

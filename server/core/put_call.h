@@ -12,6 +12,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -80,8 +82,12 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // its own status. The call is over then.
   absl::Status Add(std::span<const PlaneSegment> segments,
                    std::span<const std::span<const std::byte>> data);
-  // The same for bytes that lie in the call's staging slot. They have been read when it returns.
+  // The same for bytes that lie in the call's staging slot.
   absl::Status AddStaged(std::span<const PlaneSegment> segments);
+  // How many of those segments have been read, from the first on: told each time there are more, on
+  // any thread. Set before the first of them comes.
+  using Consumed = std::function<void(uint64_t segments)>;
+  void SetOnConsumed(Consumed on_consumed) { on_consumed_ = std::move(on_consumed); }
   // True once every plane of every wanted block has arrived.
   bool complete() const { return next_block_ >= wanted_.size() || next_plane_ >= plane_count(); }
 
@@ -107,6 +113,13 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   };
   // One plane being received, then encoded or checked.
   struct PlaneWork;
+  // One in a slot on a device.
+  struct StagedPlane {
+    uint64_t number = 0;  // of its segment
+    size_t plane = 0;
+    size_t block = 0;  // into wanted_
+    size_t staged_at = 0;
+  };
 
   PutCall(CallContext& context, std::shared_ptr<Session> session,
           std::shared_ptr<const SpaceContext> space, absl::Duration ttl, StagingSlot slot,
@@ -136,9 +149,23 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   absl::Status Refuse(size_t plane, size_t block, const PlaneFinding& finding) const;
   void OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mu_);
-  void OnPlaneDone() ABSL_LOCKS_EXCLUDED(mu_);
+  void OnPlanesDone(size_t planes) ABSL_LOCKS_EXCLUDED(mu_);
+  void GoOn();
+  // put_commit.cc
+  struct Committing;
   void Store();
+  void StoreSome(const std::shared_ptr<Committing>& commit);
+  void FinishStore(Committing& commit);
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
+  // device_put.cc
+  absl::Status CheckStagedOnDevice(std::span<const PlaneSegment> segments);
+  absl::Status AddOnDevice(std::span<const PlaneSegment> segments);
+  void PrepareTurns() ABSL_LOCKS_EXCLUDED(mu_);
+  void RunTurn() ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<StagedPlane> NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status EncodeTurn(std::span<const StagedPlane> turn) ABSL_LOCKS_EXCLUDED(mu_);
+  void NoteTaken(std::span<const StagedPlane> planes) ABSL_LOCKS_EXCLUDED(mu_);
+  void Keep(const StagedPlane& staged, const DeviceWrites::Plane& plane) ABSL_LOCKS_EXCLUDED(mu_);
 
   CallContext& context_;
   const std::shared_ptr<Session> session_;
@@ -170,6 +197,15 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   bool committing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   Done done_ ABSL_GUARDED_BY(mu_);
+
+  Consumed on_consumed_;
+  // Of a slot on a device.
+  std::deque<StagedPlane> waiting_ ABSL_GUARDED_BY(mu_);  // for a turn
+  size_t turns_ ABSL_GUARDED_BY(mu_) = 0;                 // scheduled or running
+  size_t unread_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t segments_staged_ = 0;                     // the transport's thread only
+  uint64_t segments_read_ ABSL_GUARDED_BY(mu_) = 0;  // from the first on, without a gap
+  std::deque<bool> read_ ABSL_GUARDED_BY(mu_);       // of those behind them
 };
 
 }  // namespace kvstow

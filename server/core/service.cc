@@ -55,8 +55,8 @@ Service::Service(ServiceLimits limits, Parts parts)
       random_(parts.random),
       inflight_(limits_.max_inflight_bytes),
       staged_(limits_.max_staged_bytes),
-      context_{*parts.store, *parts.codec, *parts.executor, *parts.clock,
-               *parts.stats, inflight_,    staged_,         parts.device_reads},
+      context_{*parts.store, *parts.codec, *parts.executor,    *parts.clock,       *parts.stats,
+               inflight_,    staged_,      parts.device_reads, parts.device_writes},
       hub_(limits_.watch_queue),
       sessions_(parts.random, parts.store, limits_.max_sessions, limits_.tenant_sessions) {
   context_.store.SetListener([this](const StoreEvent& event) { hub_.OnEvent(event); });
@@ -215,9 +215,9 @@ absl::StatusOr<std::shared_ptr<PutCall>> Service::Put(
   KVSTOW_RETURN_IF_ERROR(CheckCount("blocks", intents.size(), limits_.max_blocks_per_put));
   if (intents.empty()) return absl::InvalidArgumentError("a Put that announces no block");
   KVSTOW_ASSIGN_OR_RETURN(Caller caller, FindCaller(tenant, session, space, slot));
-  if (caller.slot.on_device()) {
+  if (caller.slot.on_device() && form == PlaneForm::kEncoded) {
     return absl::InvalidArgumentError(
-        "a Put with a staging slot on a device; Puts borrow of the region on the host");
+        "encoded planes with a staging slot on a device; put them through the host's, or decoded");
   }
   KVSTOW_RETURN_IF_ERROR(CheckTokenIds(*caller.space, intents));
   PutForm put_form{.form = form};

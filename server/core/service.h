@@ -71,7 +71,8 @@ class Service {
     const Clock* clock;
     RandomSource* random;
     StatsSink* stats;
-    DeviceReads* device_reads = nullptr;  // null without staging on a device
+    DeviceReads* device_reads = nullptr;    // null without staging on a device
+    DeviceWrites* device_writes = nullptr;  // the same
   };
   // All parts outlive the Service; executor work that it scheduled must have run before it goes.
   Service(ServiceLimits limits, Parts parts);

@@ -1,5 +1,6 @@
 #include "server/rpc/put_reactor.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -87,6 +88,9 @@ class PutReactor final
             announce.has_slot() ? std::optional(FromProto(announce.slot())) : std::nullopt, form));
     NoteAdmission(begin);
     UsePath(put->path());
+    put->SetOnConsumed([self = std::weak_ptr<PutReactor>(Self())](uint64_t segments) {
+      if (const auto reactor = self.lock()) reactor->OnConsumed(segments);
+    });
     v1::PutResponse response;
     ToProto(put->answers(), response.mutable_answers());
     absl::MutexLock lock(&mu_);
@@ -113,11 +117,6 @@ class PutReactor final
     const uint64_t before = put->received_bytes();
     KVSTOW_RETURN_IF_ERROR(put->AddStaged(segments));
     NoteMoved(put->received_bytes() - before);
-    {
-      absl::MutexLock lock(&mu_);
-      consumed_ += segments.size();
-      if (!writing_) TellConsumed();
-    }
     ReadWithRoom(put);
     return absl::OkStatus();
   }
@@ -154,6 +153,12 @@ class PutReactor final
     outgoing_ = Serialize(response);
     writing_ = true;
     finish_.IfOpen([&] { StartWrite(&outgoing_); });
+  }
+
+  void OnConsumed(uint64_t segments) {
+    absl::MutexLock lock(&mu_);
+    consumed_ = std::max(consumed_, segments);
+    if (!writing_ && !results_ready_ && consumed_told_ < consumed_) TellConsumed();
   }
 
   void TellConsumed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {

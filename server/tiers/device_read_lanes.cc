@@ -1,9 +1,9 @@
 #include "server/tiers/device_read_lanes.h"
 
-#include <algorithm>
 #include <cstring>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "server/core/get_call.h"
 
@@ -26,9 +26,9 @@ std::span<std::byte> PinnedPages(gpu::Device& device, size_t bytes) {
 
 DeviceReadLanes::DeviceReadLanes(gpu::Device* device, Executor* executor, size_t max_records)
     : device_(*device),
-      executor_(*executor),
       max_records_(max_records),
       bounce_(PinnedPages(*device, kBounceBytes)),
+      lanes_(executor, WorkPriority::kGet, kLanes),
       readers_(kLanes) {}
 
 DeviceReadLanes::~DeviceReadLanes() {
@@ -37,79 +37,22 @@ DeviceReadLanes::~DeviceReadLanes() {
   ::operator delete (bounce_.data(), std::align_val_t{4096});
 }
 
-void DeviceReadLanes::Schedule(absl::AnyInvocable<void()> turn) {
-  {
-    absl::MutexLock lock(&mu_);
-    waiting_.push_back(std::move(turn));
-    if (running_ == kLanes) return;
-    ++running_;
-    ++coming_;
-  }
-  executor_.Schedule(WorkPriority::kGet, [this] { RunNext(); });
-}
-
-void DeviceReadLanes::RunNext() {
-  absl::AnyInvocable<void()> turn;
-  {
-    absl::MutexLock lock(&mu_);
-    --coming_;
-    turn = std::move(waiting_.front());
-    waiting_.pop_front();
-  }
-  turn();
-  turn = nullptr;  // before the lane is free: it may hold the last reference to its call
-  {
-    absl::MutexLock lock(&mu_);
-    // Each that is coming has its turn.
-    if (waiting_.size() == coming_) {
-      --running_;
-      return;
-    }
-    ++coming_;
-  }
-  executor_.Schedule(WorkPriority::kGet, [this] { RunNext(); });
-}
-
-DeviceReadLanes::Reader* DeviceReadLanes::Take(const SpaceContext& space) {
-  absl::MutexLock lock(&mu_);
-  const auto find = [this](auto suits) {
-    return std::find_if(readers_.begin(), readers_.end(),
-                        [&](const Reader& reader) { return !reader.in_use && suits(reader); });
-  };
-  auto best = find([&](const Reader& reader) {
-    return reader.reader != nullptr && reader.space.get() == &space;
-  });
-  if (best == readers_.end()) best = find([](const Reader& r) { return r.reader == nullptr; });
-  // There is one: no more turns run than there are readers.
-  if (best == readers_.end()) best = find([](const Reader&) { return true; });
-  best->in_use = true;
-  return &*best;
-}
-
 absl::Status DeviceReadLanes::Read(const std::shared_ptr<const SpaceContext>& space,
                                    std::span<const StoredRecord> records, PlaneForm form,
                                    std::span<Plane> planes) {
-  Reader& lane = *Take(*space);
-  absl::Status status;
-  if (lane.reader == nullptr || lane.space != space) {
-    lane.reader = nullptr;  // first: its memory may be what the next one needs
-    lane.space = space;
-    auto made = device_.NewPlaneReader(space->layout(), max_records_);
-    status = made.status();
-    if (made.ok()) lane.reader = *std::move(made);
-  }
-  if (status.ok()) {
+  const auto make = [this](const PlaneLayout& layout) {
+    return device_.NewPlaneReader(layout, max_records_);
+  };
+  return readers_.With(space, make, [&](gpu::PlaneReader& reader) {
     using Form = gpu::PlaneReader::Form;
     std::vector<gpu::PlaneReader::Plane> wanted;
     wanted.reserve(planes.size());
     for (const Plane& plane : planes) wanted.push_back({plane.record, plane.plane, plane.to});
-    status = lane.reader->Read(
-        records, form == PlaneForm::kEncoded ? Form::kEncoded : Form::kDecoded, wanted);
+    const absl::Status status =
+        reader.Read(records, form == PlaneForm::kEncoded ? Form::kEncoded : Form::kDecoded, wanted);
     for (size_t i = 0; i < planes.size(); ++i) planes[i].damaged = wanted[i].damaged;
-  }
-  absl::MutexLock lock(&mu_);
-  lane.in_use = false;
-  return status;
+    return status;
+  });
 }
 
 absl::Status DeviceReadLanes::Fetch(std::span<const Fetched> pieces) {

@@ -53,7 +53,8 @@ class FakeWorkerGpu final : public WorkerGpu {
 };
 
 // Copies, or with a coder decodes, when it is asked whether that has been done, as late as a stream
-// may: `lag` questions after it was enqueued.
+// may: `lag` questions after it was enqueued. Puts gather from a source, Gets scatter to a
+// destination.
 class FakeDeviceKv final : public DeviceKv {
  public:
   using Destination = std::function<std::span<std::byte>(const PlaneSpec& plane, size_t block)>;
@@ -61,7 +62,20 @@ class FakeDeviceKv final : public DeviceKv {
                         std::shared_ptr<SpaceCoder> coder = nullptr)
       : destination_(std::move(destination)), lag_(lag), coder_(std::move(coder)) {}
 
+  using Source = std::function<std::span<const std::byte>(const PlaneSpec& plane, size_t block)>;
+  explicit FakeDeviceKv(Source source, int lag = 3) : source_(std::move(source)), lag_(lag) {}
+
   bool decodes() const override { return coder_ != nullptr; }
+
+  absl::Status Gather(std::span<const LeavingPlane> planes) override {
+    leaving_.insert(leaving_.end(), planes.begin(), planes.end());
+    return absl::OkStatus();
+  }
+  absl::Status GatherToHost(const PlaneSpec& plane, size_t block,
+                            std::span<std::byte> to) override {
+    ++to_host_;
+    return Read(plane, block, to.data());
+  }
 
   absl::Status Scatter(std::span<const ArrivedPlane> planes) override {
     enqueued_.insert(enqueued_.end(), planes.begin(), planes.end());
@@ -75,8 +89,9 @@ class FakeDeviceKv final : public DeviceKv {
     return absl::OkStatus();
   }
   absl::StatusOr<uint64_t> Mark() override {
-    batches_.push_back({++marks_, lag_, std::move(enqueued_)});
+    batches_.push_back({++marks_, lag_, std::move(enqueued_), std::move(leaving_)});
     enqueued_.clear();
+    leaving_.clear();
     return marks_;
   }
   absl::StatusOr<bool> Passed(uint64_t mark) override {
@@ -84,6 +99,9 @@ class FakeDeviceKv final : public DeviceKv {
       if (batches_.front().lag-- > 0 || stuck_) return false;
       for (const ArrivedPlane& arrived : batches_.front().planes) {
         Write(arrived);
+      }
+      for (const LeavingPlane& leaving : batches_.front().leaving) {
+        if (auto s = Read(*leaving.plane, leaving.block, leaving.to); !s.ok()) return s;
       }
       batches_.pop_front();
     }
@@ -93,13 +111,21 @@ class FakeDeviceKv final : public DeviceKv {
   // The stream never comes to the copies.
   void set_stuck() { stuck_ = true; }
   size_t from_host() const { return from_host_; }
+  size_t to_host() const { return to_host_; }
 
  private:
   struct Batch {
     uint64_t mark;
     int lag;
     std::vector<ArrivedPlane> planes;
+    std::vector<LeavingPlane> leaving;
   };
+  absl::Status Read(const PlaneSpec& plane, size_t block, std::byte* to) const {
+    const auto from = source_(plane, block);
+    if (from.empty()) return absl::CancelledError("the source gave the Put up");
+    std::memcpy(to, from.data(), from.size());
+    return absl::OkStatus();
+  }
   void Write(const ArrivedPlane& arrived) {
     const auto to = destination_(*arrived.plane, arrived.block);
     if (arrived.encoded_bytes == 0) {
@@ -123,13 +149,15 @@ class FakeDeviceKv final : public DeviceKv {
   }
 
   const Destination destination_;
+  const Source source_;
   const int lag_;
   const std::shared_ptr<SpaceCoder> coder_;
   std::vector<DamagedArrival> damage_;
   bool stuck_ = false;
-  size_t from_host_ = 0;
+  size_t from_host_ = 0, to_host_ = 0;
   uint64_t marks_ = 0;
   std::vector<ArrivedPlane> enqueued_;
+  std::vector<LeavingPlane> leaving_;
   std::deque<Batch> batches_;
 };
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "codec/crc32c.h"
 #include "codec/plane.h"
 #include "codec/rotary_table.h"
 #include "gpu/api/device.h"
@@ -68,6 +69,13 @@ class FakeDevice : public Device {
                                                               size_t /*max_records*/) override {
     if (auto s = Check(); !s.ok()) return s;
     return std::unique_ptr<PlaneReader>(new FakePlaneReader(this, layout));
+  }
+  absl::StatusOr<std::unique_ptr<PlaneWriter>> NewPlaneWriter(const PlaneLayout& layout,
+                                                              size_t max_bytes,
+                                                              size_t /*max_blocks*/) override {
+    if (auto s = Check(); !s.ok()) return s;
+    if (4 * max_bytes > memory_) return Count(absl::ResourceExhaustedError("out of device memory"));
+    return std::unique_ptr<PlaneWriter>(new FakePlaneWriter(this, layout, max_bytes));
   }
   absl::Status health() const override {
     return lost_ ? absl::InternalError("device lost") : absl::OkStatus();
@@ -156,6 +164,52 @@ class FakeDevice : public Device {
 
     FakeDevice& device_;
     const PlaneLayout& layout_;
+  };
+
+  class FakePlaneWriter final : public PlaneWriter {
+   public:
+    FakePlaneWriter(FakeDevice* device, const PlaneLayout& layout, size_t max_bytes)
+        : device_(*device), layout_(layout), max_load_(max_bytes) {
+      for (const PlaneSpec& plane : layout.planes()) {
+        max_load_ = std::max(max_load_, plane.raw_bytes);
+      }
+    }
+    size_t LoadOf(uint32_t plane) const override { return layout_.planes()[plane].raw_bytes; }
+    size_t max_load() const override { return max_load_; }
+    absl::Status Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) override {
+      if (auto s = device_.Check(); !s.ok()) return s;
+      std::vector<std::vector<std::byte>> values;
+      for (const Plane& plane : planes) {
+        values.emplace_back(plane.values, plane.values + layout_.planes()[plane.plane].raw_bytes);
+      }
+      taken();
+      encoded_.clear();
+      for (size_t i = 0; i < planes.size(); ++i) {
+        if (auto s = EncodeOne(values[i], &planes[i]); !s.ok()) return s;
+      }
+      return absl::OkStatus();
+    }
+
+   private:
+    absl::Status EncodeOne(std::span<const std::byte> values, Plane* plane) {
+      const PlaneSpec& spec = layout_.planes()[plane->plane];
+      std::optional<RotaryTable> rotary;
+      if (spec.rotary != nullptr) {
+        rotary.emplace(RotaryOffsets(*spec.rotary, spec.tokens), plane->first_position);
+      }
+      auto encoded =
+          EncodePlane(*CpuCodec(), spec, layout_.spec().codec, rotary ? &*rotary : nullptr, values);
+      if (!encoded.ok()) return encoded.status();
+      plane->summary = {static_cast<uint32_t>(encoded->bytes.size()), Crc32c(encoded->bytes),
+                        encoded->report};
+      plane->encoded = encoded_.emplace_back(std::move(encoded->bytes)).data();
+      return absl::OkStatus();
+    }
+
+    FakeDevice& device_;
+    const PlaneLayout& layout_;
+    size_t max_load_;
+    std::vector<std::vector<std::byte>> encoded_;
   };
 
   absl::Status Count(absl::Status status) {

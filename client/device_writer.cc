@@ -1,0 +1,107 @@
+#include "client/device_writer.h"
+
+#include <utility>
+
+#include "client/device_wait.h"
+#include "client/serialize.h"
+#include "client/stopwatch.h"
+
+namespace kvstow::client {
+namespace {
+
+constexpr int kMaxSegments = 1024;
+// One is gathered while the daemon is told of the one before. Both together are what the writing
+// side may hold back (staging/slot_ring.h).
+constexpr size_t kFlyingBatches = 1;
+
+}  // namespace
+
+DeviceWriter::DeviceWriter(std::span<std::byte> slot, size_t max_chunk_bytes,
+                           const PlaneLayout* layout, DeviceKv* kv, const BulkStream::Terms* terms,
+                           StagedWriter::Send send, StagedWriter::AwaitConsumed await)
+    : slot_(slot),
+      layout_(*layout),
+      kv_(*kv),
+      terms_(*terms),
+      send_(send),
+      await_(std::move(await)),
+      chunks_(max_chunk_bytes, std::move(send)),
+      ring_(slot.size()) {}
+
+bool DeviceWriter::TakeConsumed(uint64_t segments) {
+  if (segments < consumed_ || segments - consumed_ > unread_.size()) return false;
+  for (; consumed_ < segments; ++consumed_) {
+    ring_.Give(unread_.front());
+    unread_.pop_front();
+  }
+  return true;
+}
+
+std::optional<SlotRing::Piece> DeviceWriter::Room(size_t bytes) {
+  auto piece = ring_.Take(bytes);
+  while (!piece) {
+    if (!Launch() || !SendAllBut(0)) return std::nullopt;
+    const std::optional<uint64_t> consumed = await_();
+    if (!consumed || !TakeConsumed(*consumed)) return std::nullopt;
+    piece = ring_.Take(bytes);
+  }
+  return piece;
+}
+
+bool DeviceWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+                          const v1::PlaneDeclaration* declared) {
+  return Flush() && chunks_.Append(plane, block, bytes, declared) && chunks_.Flush();
+}
+
+bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) {
+  if (!ring_.fits(plane.raw_bytes)) return PlaneWriter::Gather(plane, block, kv);
+  const auto piece = Room(plane.raw_bytes);
+  if (!piece) return false;
+  unread_.push_back(piece->ticket);
+  v1::Segment* segment = batch_.message.mutable_staged()->add_segments();
+  segment->set_layer(plane.layer);
+  segment->set_kind(static_cast<v1::PlaneKind>(plane.kind));
+  segment->set_block(block);
+  segment->set_length(plane.raw_bytes);
+  segment->set_plane_bytes(plane.raw_bytes);
+  segment->set_staged_at(piece->offset);
+  leaving_.push_back({&plane, static_cast<size_t>(&plane - layout_.planes().data()), block,
+                      slot_.data() + piece->offset});
+  batch_.bytes += plane.raw_bytes;
+  batch_.room += SlotRing::Rounded(plane.raw_bytes);
+  const bool full = batch_.room >= ring_.told_when_written() / (kFlyingBatches + 1) ||
+                    leaving_.size() == kMaxSegments;
+  return !full || (Launch() && SendAllBut(kFlyingBatches));
+}
+
+bool DeviceWriter::Launch() {
+  if (leaving_.empty()) return true;
+  problem_ = kv_.Gather(leaving_);
+  leaving_.clear();
+  if (!problem_.ok()) return false;
+  const auto mark = kv_.Mark();
+  problem_ = mark.status();
+  if (!problem_.ok()) return false;
+  batch_.mark = *mark;
+  flying_.push_back(std::exchange(batch_, {}));
+  return true;
+}
+
+bool DeviceWriter::SendAllBut(size_t batches) {
+  while (flying_.size() > batches) {
+    {
+      const Stopwatch stopwatch(&waited_);
+      problem_ = AwaitMark(kv_, flying_.front().mark, terms_);
+    }
+    if (!problem_.ok()) return false;
+    const Batch batch = std::move(flying_.front());
+    flying_.pop_front();
+    staged_bytes_ += batch.bytes;
+    if (!send_(Serialize(batch.message))) return false;
+  }
+  return true;
+}
+
+bool DeviceWriter::Flush() { return Launch() && SendAllBut(0); }
+
+}  // namespace kvstow::client

@@ -1,0 +1,77 @@
+// Sends the planes of a Put through a staging slot in device memory: each is gathered into the slot
+// on the engine's own stream, and its place travels once that has been done. Planes too large for
+// the slot go in chunks.
+//
+// Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "client/bulk_stream.h"
+#include "client/chunk_writer.h"
+#include "client/plane_writer.h"
+#include "client/staged_writer.h"
+#include "kvstow/v1/kvstow.pb.h"
+#include "staging/slot_ring.h"
+
+namespace kvstow::client {
+
+class DeviceWriter : public PlaneWriter {
+ public:
+  // `slot`: device addresses; outlives the writer, and until the call has ended it is the daemon's
+  // to read. The others outlive it.
+  DeviceWriter(std::span<std::byte> slot, size_t max_chunk_bytes, const PlaneLayout* layout,
+               DeviceKv* kv, const BulkStream::Terms* terms, StagedWriter::Send send,
+               StagedWriter::AwaitConsumed await);
+
+  bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
+              const v1::PlaneDeclaration* declared = nullptr) override;
+  bool Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) override;
+  bool Flush() override;
+  uint64_t bytes_sent() const override { return staged_bytes_ + chunks_.bytes_sent(); }
+  absl::Status problem() const override {
+    return problem_.ok() ? PlaneWriter::problem() : problem_;
+  }
+  absl::Duration waited() const override { return waited_; }
+
+ private:
+  // What is gathered at once, and told in one message.
+  struct Batch {
+    v1::PutRequest message;
+    size_t bytes = 0;
+    size_t room = 0;  // what they take in the slot
+    uint64_t mark = 0;
+  };
+
+  // Room for a plane; waits for the daemon to catch up. nullopt when the stream is broken.
+  std::optional<SlotRing::Piece> Room(size_t bytes);
+  bool TakeConsumed(uint64_t segments);
+  // Has the planes at hand gathered.
+  bool Launch();
+  // Tells of all but so many of what is being gathered; waits for the engine's stream.
+  bool SendAllBut(size_t batches);
+
+  const std::span<std::byte> slot_;
+  const PlaneLayout& layout_;
+  DeviceKv& kv_;
+  const BulkStream::Terms& terms_;
+  const StagedWriter::Send send_;
+  const StagedWriter::AwaitConsumed await_;
+  ChunkWriter chunks_;
+  SlotRing ring_;
+  std::deque<uint64_t> unread_;  // tickets
+  uint64_t consumed_ = 0;
+  Batch batch_;                        // at hand
+  std::vector<LeavingPlane> leaving_;  // its planes
+  std::deque<Batch> flying_;           // on the engine's stream
+  uint64_t staged_bytes_ = 0;
+  absl::Status problem_;
+  absl::Duration waited_;
+};
+
+}  // namespace kvstow::client

@@ -1,0 +1,64 @@
+// Which blocks DeviceRotary has tables of: a batch of planes names its blocks by their positions,
+// and what an earlier batch had made is there already.
+//
+// Not thread-safe. Everything is enqueued on one stream.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include "absl/status/statusor.h"
+#include "gpu/cuda_handles.h"
+#include "gpu/device_rotary.h"
+#include "gpu/staging.h"
+#include "space/plane_layout.h"
+
+namespace kvstow::gpu {
+
+class RotaryCache {
+ public:
+  static absl::StatusOr<RotaryCache> Create(const PlaneLayout& layout, size_t max_blocks,
+                                            cudaStream_t stream);
+
+  // Makes the tables that a batch needs and that are not there. `positions` is any range of first
+  // positions, repeated or not. INVALID_ARGUMENT for more than max_blocks different ones.
+  template <typename Positions>
+  absl::Status Prepare(const Positions& positions) {
+    if (!needed_) return absl::OkStatus();
+    const size_t known = block_at_.size();
+    for (uint64_t position : positions) block_at_.try_emplace(position, block_at_.size());
+    if (block_at_.size() == known) return absl::OkStatus();
+    if (block_at_.size() > max_blocks_) {
+      // Those of earlier batches make room.
+      block_at_.clear();
+      for (uint64_t position : positions) block_at_.try_emplace(position, block_at_.size());
+    }
+    return Fill();
+  }
+
+  // Of the layout's plane `plane` at a position that was prepared last; null for planes whose
+  // rotary embedding is not undone.
+  const float* Cos(size_t plane, uint64_t position) const {
+    return needed_ ? rotary_->Cos(plane, block_at_.at(position)) : nullptr;
+  }
+  const float* Sin(size_t plane, uint64_t position) const {
+    return needed_ ? rotary_->Sin(plane, block_at_.at(position)) : nullptr;
+  }
+
+ private:
+  absl::Status Fill();
+
+  bool needed_ = false;  // by any plane
+  size_t max_blocks_ = 0;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<DeviceRotary> rotary_;
+  std::unordered_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
+  PinnedBuffer positions_host_;
+  DeviceBuffer positions_;
+  Event copied_;  // positions_host_ may be written again
+};
+
+}  // namespace kvstow::gpu

@@ -1,0 +1,45 @@
+// DeviceWrites on a GPU: as many writers as there are lanes.
+//
+// Thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "gpu/api/device.h"
+#include "server/core/device_writes.h"
+#include "server/core/executor.h"
+#include "server/tiers/space_workers.h"
+#include "server/tiers/turn_lanes.h"
+
+namespace kvstow {
+
+class DeviceWriteLanes final : public DeviceWrites {
+ public:
+  // What one leaves idle on the device, launching and copying, the other fills.
+  static constexpr size_t kLanes = 2;
+  // Raw bytes encoded at a time: enough to fill a device. A writer takes 15 to 20 times as much
+  // device memory; where there is too little it is made for half, and so on.
+  static constexpr size_t kBatchBytes = size_t{64} << 20;
+  static constexpr size_t kLeastBatchBytes = size_t{1} << 20;
+
+  // Device and executor outlive it. `max_blocks` of one call.
+  DeviceWriteLanes(gpu::Device* device, Executor* executor, size_t max_blocks);
+
+  void Schedule(absl::AnyInvocable<void()> turn) override { lanes_.Schedule(std::move(turn)); }
+  size_t lanes() const override { return kLanes; }
+  absl::Status Write(const std::shared_ptr<const SpaceContext>& space, std::span<Plane> planes,
+                     absl::FunctionRef<void(size_t)> taken,
+                     absl::FunctionRef<void(std::span<const Plane>)> encoded) override;
+
+ private:
+  absl::StatusOr<std::unique_ptr<gpu::PlaneWriter>> Make(const PlaneLayout& layout) const;
+
+  gpu::Device& device_;
+  const size_t max_blocks_;
+  TurnLanes lanes_;
+  SpaceWorkers<gpu::PlaneWriter> writers_;
+};
+
+}  // namespace kvstow
