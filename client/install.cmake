@@ -12,7 +12,7 @@ set_target_properties(kvstow_client PROPERTIES EXPORT_NAME client)
 install(TARGETS kvstow_client kvstow_space kvstow_staging kvstow_proto kvstow_options EXPORT kvstowTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT client)
 install(EXPORT kvstowTargets NAMESPACE kvstow:: DESTINATION ${package_dir} COMPONENT client)
-install(FILES kvstow/client.h kvstow/coding.h kvstow/kvstow.h kvstow/pages.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client)
+install(FILES kvstow/client.h kvstow/coding.h kvstow/device_kv.h kvstow/kvstow.h kvstow/pages.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/space
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/kvstow COMPONENT client
         FILES_MATCHING PATTERN "*.h")

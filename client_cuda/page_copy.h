@@ -11,8 +11,8 @@ namespace kvstow {
 // token) begins at base + pages[token / page_tokens] page_stride + head head_stride +
 // (token % page_tokens) token_stride.
 struct PagedPlane {
-  const uint8_t* plane = nullptr;
-  uint8_t* base = nullptr;
+  uint8_t* plane = nullptr;  // read by a scatter, written by a gather
+  uint8_t* base = nullptr;   // the other way round
   uint64_t page_stride = 0;
   uint64_t head_stride = 0;
   uint64_t token_stride = 0;
@@ -24,7 +24,15 @@ struct PagedPlane {
   uint32_t row_bytes = 0;
 };
 
+enum class PageCopy {
+  kGather,   // pages to plane
+  kScatter,  // plane to pages
+};
+
 // `planes`: memory that the device can read, until the stream has passed.
-cudaError_t LaunchScatter(const PagedPlane* planes, uint32_t count, cudaStream_t stream);
+cudaError_t LaunchPageCopies(PageCopy direction, const PagedPlane* planes, uint32_t count,
+                             cudaStream_t stream);
+// One, whose description travels with the launch.
+cudaError_t LaunchPageCopy(PageCopy direction, const PagedPlane& plane, cudaStream_t stream);
 
 }  // namespace kvstow

@@ -8,9 +8,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/tool/bench_data.h"
 #include "client/tool/bench_worker.h"
 #include "client/tool/command.h"
 #include "client/tool/format.h"
+#include "client/tool/plugin_gpu.h"
 
 namespace kvstow::tool {
 namespace {
@@ -97,6 +99,7 @@ class Bench : public Command {
            "  kvstow bench --mix=put,get,get,get,lookup --blocks=16 --layers=32\n"
            "  for p in grpc shm; do kvstow bench --path=$p --codec=raw; done\n"
            "  for c in daemon worker; do kvstow bench --coding=$c; done\n"
+           "  kvstow bench --path=cuda     KV in the memory of the daemon's GPU\n"
            "  kvstow bench --trace_k=K.npy --trace_v=V.npy --inv_freq=F.npy --ops=100 --json\n";
   }
   void AddFlags(FlagSet* flags) override {
@@ -110,9 +113,13 @@ class Bench : public Command {
     flags->Add("trace_v", &trace_v_, ".npy with real V");
     flags->Add("json", &json_, "One JSON object");
     flags->Add("keep", &keep_, "Do not drop what was stored");
+    flags->Add("gpu_plugin", &gpu_plugin_,
+               "For --path=cuda: path of libkvstow_gpu.so, where it is not where kvstowd finds it");
     space_.model = "kvstow-bench";
     space_.Add(flags);
   }
+
+  std::vector<std::string> paths() const override { return {"auto", "grpc", "shm", "cuda"}; }
 
   absl::Status Check(const FlagSet&) override {
     if (threads_ < 1 || threads_ > 256) return Bad("--threads must be 1 to 256");
@@ -129,6 +136,10 @@ class Bench : public Command {
   }
 
   int Run(const Connection& connection) override {
+    ClientOptions options = connection.Options();
+    if (options.path == DataPath::kDeviceMemory) {
+      if (absl::Status s = OpenGpu(&options); !s.ok()) return NoDeviceMemory(s);
+    }
     const BenchData data = arrays_ ? BenchData::FromArrays(*layout_, *arrays_)
                                    : BenchData::Synthetic(*layout_, kSyntheticBlocks);
     const char* kind = arrays_ ? "trace" : "synthetic";
@@ -139,8 +150,10 @@ class Bench : public Command {
                   layout_->layers().size(), Bytes(layout_->raw_bytes()).c_str(), blocks_, threads_);
       std::fflush(stdout);
     }
+    auto workers = MakeWorkers(options, data);
+    if (!workers.ok()) return NoDeviceMemory(workers.status());
     const auto start = std::chrono::steady_clock::now();
-    BenchTotals totals = RunWorkers(connection, data);
+    BenchTotals totals = RunWorkers(*workers);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     for (BenchTally& op : totals.ops) std::sort(op.seconds.begin(), op.seconds.end());
     std::fputs((json_ ? Json(totals, took.count(), kind) : Human(totals, took.count())).c_str(),
@@ -175,20 +188,51 @@ class Bench : public Command {
     return arrays_->Check(*layout_);
   }
 
-  BenchTotals RunWorkers(const Connection& connection, const BenchData& data) {
-    const BenchWorker::Plan plan{
-        mix_, blocks_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(seconds_),
-        ops_};
+  // Before anything is measured: on this path or not at all.
+  absl::Status OpenGpu(ClientOptions* options) {
+    auto gpu = PluginGpu::Open(gpu_plugin_);
+    if (!gpu.ok()) return gpu.status();
+    gpu_ = *std::move(gpu);
+    options->gpu = gpu_;
+    if (absl::Status s = TryDeviceMemory(*options); !s.ok()) return s;
+    options->path = DataPath::kAuto;  // Puts go through host memory
+    return absl::OkStatus();
+  }
+
+  static int NoDeviceMemory(const absl::Status& why) {
+    std::fprintf(stderr,
+                 "kvstow: no device memory for --path=cuda: %s; `kvstow doctor` says more\n",
+                 std::string(why.message()).c_str());
+    return kExitFailed;
+  }
+
+  using Workers = std::vector<std::unique_ptr<BenchWorker>>;
+  absl::StatusOr<Workers> MakeWorkers(const ClientOptions& options, const BenchData& data) const {
     const uint32_t seed = static_cast<uint32_t>(std::random_device()());
-    std::vector<std::unique_ptr<BenchWorker>> workers;
-    std::vector<std::thread> threads;
-    std::atomic<uint64_t> ops{0};
+    Workers workers;
     for (uint32_t t = 0; t < threads_; ++t) {
-      workers.push_back(std::make_unique<BenchWorker>(connection, *layout_, &data, plan, seed + t));
-      threads.emplace_back([worker = workers.back().get(), &ops] { worker->Run(&ops); });
+      std::unique_ptr<BenchKv> kv = MakeHostKv(*layout_, &data);
+      if (gpu_ != nullptr) {
+        auto on_device = MakeDeviceKv(gpu_, *layout_, &data, blocks_);
+        if (!on_device.ok()) return on_device.status();
+        kv = *std::move(on_device);
+      }
+      workers.push_back(
+          std::make_unique<BenchWorker>(options, *layout_, std::move(kv), mix_, blocks_, seed + t));
+    }
+    return workers;
+  }
+
+  BenchTotals RunWorkers(const Workers& workers) const {
+    const BenchWorker::Limits limits{
+        std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(seconds_), ops_};
+    std::atomic<uint64_t> ops{0};
+    std::vector<std::thread> threads;
+    for (const auto& worker : workers) {
+      threads.emplace_back([&worker, &limits, &ops] { worker->Run(limits, &ops); });
     }
     BenchTotals totals;
-    for (uint32_t t = 0; t < threads_; ++t) {
+    for (size_t t = 0; t < workers.size(); ++t) {
       threads[t].join();
       totals.Add(workers[t]->totals());
     }
@@ -211,11 +255,13 @@ class Bench : public Command {
   uint64_t ops_ = 0;
   std::string mix_text_ = "put,lookup,get", trace_k_, trace_v_;
   bool json_ = false, keep_ = false;
+  std::string gpu_plugin_;
   SpaceFlags space_;
 
   std::vector<BenchOp> mix_;
   std::optional<KvArrays> arrays_;
   std::optional<PlaneLayout> layout_;
+  std::shared_ptr<PluginGpu> gpu_;  // with --path=cuda
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ class BenchData {
   // would compress to nothing.
   static BenchData Synthetic(const PlaneLayout& layout, size_t blocks);
 
+  size_t blocks() const { return blocks_; }  // distinct ones
   std::span<const std::byte> Plane(size_t plane_index, size_t block) const {
     return planes_[(block % blocks_) * planes_of_block_ + plane_index];
   }

@@ -42,23 +42,24 @@ void BenchTotals::Add(const BenchTotals& other) {
   if (first_error.empty()) first_error = other.first_error;
 }
 
-BenchWorker::BenchWorker(const Connection& connection, const PlaneLayout& layout,
-                         const BenchData* data, Plan plan, uint32_t seed)
-    : plan_(std::move(plan)), data_(*data), client_(connection.MakeClient()), random_(seed) {
-  space_ = client_->OpenSpace(layout.spec(), layout.shard()).value();
-  for (const PlaneSpec& plane : layout.planes()) {
-    scratch_.resize(std::max(scratch_.size(), plane.raw_bytes));
-  }
-}
+BenchWorker::BenchWorker(const ClientOptions& options, const PlaneLayout& layout,
+                         std::unique_ptr<BenchKv> kv, std::vector<BenchOp> mix, uint32_t blocks,
+                         uint32_t seed)
+    : mix_(std::move(mix)),
+      blocks_(blocks),
+      kv_(std::move(kv)),
+      client_(Client::Create(options)),
+      space_(client_->OpenSpace(layout.spec(), layout.shard()).value()),
+      random_(seed) {}
 
 void BenchWorker::Note(const absl::Status& status) {
   if (totals_.first_error.empty()) totals_.first_error = status.ToString();
 }
 
-void BenchWorker::Run(std::atomic<uint64_t>* ops) {
-  for (size_t i = 0; Clock::now() < plan_.end; ++i) {
-    if (plan_.max_ops > 0 && ops->fetch_add(1) >= plan_.max_ops) return;
-    const BenchOp op = stored_.empty() ? BenchOp::kPut : plan_.mix[i % plan_.mix.size()];
+void BenchWorker::Run(const Limits& limits, std::atomic<uint64_t>* ops) {
+  for (size_t i = 0; Clock::now() < limits.end; ++i) {
+    if (limits.ops > 0 && ops->fetch_add(1) >= limits.ops) return;
+    const BenchOp op = stored_.empty() ? BenchOp::kPut : mix_[i % mix_.size()];
     if (op == BenchOp::kPut) Put();
     if (op == BenchOp::kGet) Get();
     if (op == BenchOp::kLookup) Lookup();
@@ -68,14 +69,11 @@ void BenchWorker::Run(std::atomic<uint64_t>* ops) {
 }
 
 void BenchWorker::Put() {
-  std::vector<uint32_t> tokens(size_t{plan_.blocks} * space_->layout().spec().block_tokens);
+  std::vector<uint32_t> tokens(size_t{blocks_} * space_->layout().spec().block_tokens);
   for (uint32_t& token : tokens) token = static_cast<uint32_t>(random_());
   PutBlocksRequest request;
   request.keys = space_->Keys(tokens);
-  const PlaneSpec* first = space_->layout().planes().data();
-  request.source = [&](const PlaneSpec& plane, size_t block) {
-    return data_.Plane(&plane - first, block);
-  };
+  kv_->Give(space_->layout(), &request);
   const auto start = Clock::now();
   const PutBlocksResult result = space_->PutBlocks(request);
   totals_.path = result.path;
@@ -111,9 +109,7 @@ void BenchWorker::CountStored(const PutBlocksResult& result) {
 void BenchWorker::Get() {
   GetBlocksRequest request;
   request.keys = stored_[random_() % stored_.size()];
-  request.destination = [&](const PlaneSpec& plane, size_t) {
-    return std::span(scratch_).first(plane.raw_bytes);
-  };
+  kv_->Take(space_->layout(), &request);
   const auto start = Clock::now();
   const GetBlocksResult result = space_->GetBlocks(request);
   totals_.path = result.path;

@@ -4,14 +4,14 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "client/kvstow/client.h"
-#include "client/tool/bench_data.h"
-#include "client/tool/connection.h"
+#include "client/tool/bench_kv.h"
 
 namespace kvstow::tool {
 
@@ -42,21 +42,20 @@ struct BenchTotals {
   void Add(const BenchTotals& other);
 };
 
-// Not thread-safe; workers share the data and the counter of operations only.
+// Not thread-safe; workers share the counter of operations only.
 class BenchWorker {
  public:
-  struct Plan {
-    std::vector<BenchOp> mix;
-    uint32_t blocks = 0;  // a prompt
+  struct Limits {
     std::chrono::steady_clock::time_point end;
-    uint64_t max_ops = 0;  // of all workers together; 0 for no limit
+    uint64_t ops = 0;  // of all workers together; 0 for no limit
   };
 
-  BenchWorker(const Connection& connection, const PlaneLayout& layout, const BenchData* data,
-              Plan plan, uint32_t seed);
+  // With a client of its own. `mix`: the operations in turn; `blocks`: of a prompt.
+  BenchWorker(const ClientOptions& options, const PlaneLayout& layout, std::unique_ptr<BenchKv> kv,
+              std::vector<BenchOp> mix, uint32_t blocks, uint32_t seed);
 
-  // Until the plan's end.
-  void Run(std::atomic<uint64_t>* ops);
+  // Until one of the limits.
+  void Run(const Limits& limits, std::atomic<uint64_t>* ops);
   const BenchTotals& totals() const { return totals_; }
 
  private:
@@ -67,13 +66,13 @@ class BenchWorker {
   void Lookup();
   void CountStored(const PutBlocksResult& result);
 
-  const Plan plan_;
-  const BenchData& data_;
+  const std::vector<BenchOp> mix_;
+  const uint32_t blocks_;
+  const std::unique_ptr<BenchKv> kv_;
   const std::unique_ptr<Client> client_;
   std::shared_ptr<Space> space_;
   std::mt19937 random_;
   std::deque<std::vector<BlockKey>> stored_;  // prompts put lately
-  std::vector<std::byte> scratch_;
   BenchTotals totals_;
 };
 

@@ -18,6 +18,8 @@ class Command {
   virtual std::string summary() const = 0;  // one line
   virtual std::string details() const = 0;  // for --help, examples included
   virtual void AddFlags(FlagSet* flags) = 0;
+  // What its --path may name.
+  virtual std::vector<std::string> paths() const { return {"auto", "grpc", "shm"}; }
   // INVALID_ARGUMENT for combinations of flags that make no sense. Called before Run().
   virtual absl::Status Check(const FlagSet&) { return absl::OkStatus(); }
   // False for a command that is to run with a connection whose Check() fails.

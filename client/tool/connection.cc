@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/channel.h"
@@ -30,12 +31,13 @@ Connection::Connection() {
   security.token_file = FromEnvironment("KVSTOW_TOKEN_FILE", "");
 }
 
-void Connection::AddFlags(FlagSet* flags) {
+void Connection::AddFlags(FlagSet* flags, std::vector<std::string> paths) {
   flags->Group("Connection");
   flags->Add("target", &target,
              "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
-  flags->Add("path", &path, {"auto", "grpc", "shm"},
-             "How KV travels: in the stream, or through memory shared with a daemon on this host");
+  flags->Add("path", &path, std::move(paths),
+             "How KV travels: in the stream, or through memory shared with a daemon on this host, "
+             "of the host (shm) or of its GPU (cuda)");
   flags->Add("coding", &coding, {"daemon", "worker"},
              "Who encodes and decodes KV: with worker it travels encoded, a seventh of the bytes");
   flags->Add(
@@ -54,14 +56,20 @@ void Connection::AddFlags(FlagSet* flags) {
   flags->Add("deadline", &deadline, "Longest that a call may take, 500ms or 30s say");
 }
 
-absl::Status Connection::Check() const { return client::CheckSecurity(target, security); }
+absl::Status Connection::Check() const {
+  if (path == Name(DataPath::kDeviceMemory) && coding == "worker") {
+    return absl::InvalidArgumentError(
+        "--path=cuda goes with --coding=daemon: the tool codes on the CPU");
+  }
+  return client::CheckSecurity(target, security);
+}
 
 ClientOptions Connection::Options() const {
   ClientOptions options;
   options.target = target;
   options.client_name = "kvstow";
   options.security = security;
-  for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory}) {
+  for (const DataPath each : {DataPath::kGrpc, DataPath::kSharedMemory, DataPath::kDeviceMemory}) {
     if (path == Name(each)) options.path = each;
   }
   if (coding == "worker") options.coder = MakeCpuCoder();

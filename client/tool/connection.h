@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,7 +26,8 @@ struct Connection {
   absl::Duration deadline = absl::Seconds(30);  // of each call
 
   Connection();
-  void AddFlags(FlagSet* flags);
+  // `paths`: what --path may name.
+  void AddFlags(FlagSet* flags, std::vector<std::string> paths);
   // INVALID_ARGUMENT when it cannot work as asked for.
   absl::Status Check() const;
 

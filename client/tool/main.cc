@@ -73,7 +73,7 @@ int RunCommand(Command* command, const std::vector<std::string>& args) {
   Connection connection;
   FlagSet flags;
   command->AddFlags(&flags);
-  connection.AddFlags(&flags);
+  connection.AddFlags(&flags, command->paths());
   absl::Status status = flags.Parse(args);
   if (flags.help_wanted()) {
     std::printf("kvstow %s: %s\n\n%s%s%s", command->name().c_str(), command->summary().c_str(),

@@ -1,5 +1,6 @@
 // The client library's half on a CUDA device: a worker whose KV cache lies there gets blocks
-// straight into its pages, through device memory that it shares with a daemon on the same GPU.
+// straight into its pages, and puts them out of these, through device memory that it shares with a
+// daemon on the same GPU.
 //
 //   options.gpu = *kvstow::OpenWorkerGpu(0);
 //   ...
@@ -17,8 +18,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kvstow/device_kv.h"
 #include "kvstow/pages.h"
@@ -49,14 +52,26 @@ struct DeviceKvOptions {
   size_t max_blocks = 1024;  // of one Get; rotary tables for so many are kept
 };
 
-// A paged KV cache, Get after Get, one at a time. Scatter is INVALID_ARGUMENT for pages that do not
-// hold a block, and for opaque planes, which have no rows.
+// A paged KV cache, call after call, one at a time. Scatter and Gather are INVALID_ARGUMENT for
+// pages that do not hold a block, and for opaque planes, which have no rows.
 class PagedDeviceKv : public DeviceKv {
  public:
   // RESOURCE_EXHAUSTED when there is no memory for tables.
   static absl::StatusOr<std::shared_ptr<PagedDeviceKv>> Create(const DeviceKvOptions& options);
-  // Of the next Get. Not while one runs.
+  // Of the next Get or Put. Not while one runs.
   virtual absl::Status SetPages(DevicePages pages) = 0;
 };
+
+// The copying alone, for engines that move planes on their own: as kvstow/pages.h has it, enqueued
+// on the caller's stream, with the plane, the cache and `pages` in the memory of the current device
+// (or that it can read), where they stay until the stream has passed. Nothing is allocated or
+// waited for. Addresses and strides are multiples of 2; of 16 they are copied faster.
+//
+// INVALID_ARGUMENT as of pages.h, with nothing enqueued. Thread-safe.
+absl::Status GatherPlane(const PlaneSpec& plane, const PagedKv& from,
+                         std::span<const uint32_t> pages, std::span<std::byte> plane_bytes,
+                         cudaStream_t stream);
+absl::Status ScatterPlane(const PlaneSpec& plane, std::span<const std::byte> plane_bytes,
+                          const PagedKv& to, std::span<const uint32_t> pages, cudaStream_t stream);
 
 }  // namespace kvstow

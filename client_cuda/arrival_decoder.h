@@ -1,0 +1,54 @@
+// Planes of a Get that arrived encoded, decoded on the stream, and which of them were damaged.
+//
+// Not thread-safe.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu/plane_decoder.h"
+#include "gpu/staging.h"
+#include "kvstow/device_kv.h"
+
+namespace kvstow {
+
+class ArrivalDecoder {
+ public:
+  // At a time.
+  static constexpr size_t kMaxPlanes = gpu::PlaneDecoder::kMaxPlanes;
+
+  ArrivalDecoder(std::unique_ptr<gpu::PlaneDecoder> decoder, cudaStream_t stream)
+      : decoder_(std::move(decoder)), stream_(stream) {}
+
+  // Enqueues the decoding of all these into `values`, one after the other, C order. Returns flags
+  // of damage on the device, one a plane, for what is enqueued next; `mark` is the stream's next.
+  absl::StatusOr<const uint32_t*> Decode(std::span<const ArrivedPlane> planes, std::byte* values,
+                                         uint64_t mark);
+  // The stream has passed `mark`.
+  void Collect(uint64_t mark);
+  // What was found by then, each told once.
+  std::vector<DamagedArrival> TakeDamage() { return std::exchange(damage_, {}); }
+
+ private:
+  // Decoded planes whose flags travel back.
+  struct Flying {
+    uint64_t mark = 0;  // the next one behind it
+    std::vector<DamagedArrival> names;
+    gpu::PinnedBuffer flags;
+  };
+
+  const std::unique_ptr<gpu::PlaneDecoder> decoder_;
+  const cudaStream_t stream_;
+  std::vector<gpu::PlaneDecoder::Plane> to_decode_;
+  std::deque<Flying> flying_;
+  std::vector<gpu::PinnedBuffer> idle_flags_;
+  std::vector<DamagedArrival> damage_;
+};
+
+}  // namespace kvstow
