@@ -2,9 +2,10 @@
 // the codec alone, a bare gRPC byte stream. A daemon and a worker share the machine, as in
 // production.
 //
-//   transport_benchmark [SECONDS [THREADS]]
+//   transport_benchmark [SECONDS [THREADS [ROWS]]]
 //
-// THREADS are the daemon's; the worker has one. Prints GB/s (1e9 bytes of KV), medians over calls.
+// THREADS are the daemon's; the worker has one. ROWS: of "raw", "lossy" and "lookup" those that the
+// word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
 #include <malloc.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/plane.h"
@@ -33,6 +35,9 @@ using Clock = std::chrono::steady_clock;
 using Planes = std::vector<std::vector<std::byte>>;
 
 double seconds_each = 2;
+std::string rows = "raw,lossy,lookup";
+
+bool Wanted(const char* row) { return absl::StrContains(rows, row); }
 
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -267,10 +272,10 @@ void Run(uint32_t threads) {
   const double bare = BareStreamRate(dir.path() + "/bare.sock", 1 << 20, seconds_each);
   std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream, 1 MiB chunks", bare);
   for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
-    RawCodec(target, path, bare);
-    Lossy(target, path, threads);
+    if (Wanted("raw")) RawCodec(target, path, bare);
+    if (Wanted("lossy")) Lossy(target, path, threads);
   }
-  Lookups(target);
+  if (Wanted("lookup")) Lookups(target);
 }
 
 }  // namespace
@@ -278,5 +283,6 @@ void Run(uint32_t threads) {
 
 int main(int argc, char** argv) {
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
+  if (argc > 3) kvstow::testing::rows = argv[3];
   kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
 }
