@@ -113,7 +113,9 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
       SlowCallLog::Options{config.slow_call, tenants->names()}, metrics.get(), &clock,
       [](const std::string& line) { spdlog::warn("{}", line); });
   // Threads that wait for the device are none that compute.
-  executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size());
+  const size_t lanes =
+      SharesDeviceMemory(config) ? DeviceReadLanes::kLanes + DeviceWriteLanes::kLanes : 0;
+  executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size() + lanes);
   if (gpu.tier != nullptr) {
     mover = std::make_unique<DeviceMover>(gpu.device.get(), executor.get());
   }

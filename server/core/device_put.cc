@@ -10,7 +10,7 @@ namespace kvstow {
 namespace {
 
 // Raw bytes of a turn, about: enough to fill a device.
-constexpr size_t kTurnBytes = size_t{64} << 20;
+constexpr size_t kTurnBytes = size_t{32} << 20;
 
 }  // namespace
 
@@ -149,12 +149,9 @@ void PutCall::NoteTaken(std::span<const StagedPlane> planes) {
 }
 
 void PutCall::Keep(const StagedPlane& staged, const DeviceWrites::Plane& plane) {
-  EncodedPlane encoded;
-  encoded.bytes.assign(plane.encoded, plane.encoded + plane.summary.bytes);
-  encoded.report = plane.summary.report;
-  absl::MutexLock lock(&mu_);
-  if (cancelled_ || !failure_.ok()) return;
-  wanted_[staged.block].record->SetPlane(staged.plane, std::move(encoded), plane.summary.crc32c);
+  SetPlane(staged.block, [&](PlacedRecord& record) {
+    record.SetPlane(staged.plane, {plane.encoded, plane.summary.bytes}, plane.summary);
+  });
 }
 
 }  // namespace kvstow

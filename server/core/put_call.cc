@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "codec/crc32c.h"
 #include "codec/plane.h"
 #include "server/core/status_macros.h"
 
@@ -86,8 +87,8 @@ absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
       WantedBlock block;
       block.index = static_cast<uint32_t>(i);
       block.rotary = space_->RotaryAt(intents_[i].first_position);
-      block.record = std::make_unique<RecordBuilder>(space_->layout(), space_->fingerprint(),
-                                                     intents_[i].first_position);
+      block.record = std::make_unique<PlacedRecord>(space_->layout(), space_->fingerprint(),
+                                                    intents_[i].first_position);
       wanted_.push_back(std::move(block));
       absl::MutexLock lock(&mu_);
       reservations_.push_back(std::move(reserved[i].reservation));
@@ -256,7 +257,7 @@ void PutCall::PlaceRecord(WantedBlock& block) {
 
 absl::Status PutCall::CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment,
                                   std::span<const std::span<const std::byte>>& data, size_t& skip) {
-  absl::MutexLock in_place(&in_place_mu_);
+  absl::ReaderMutexLock in_place(&in_place_mu_);
   // Once it is set, whoever cancels waits for in_place_mu_ before the room goes.
   if (unwanted_.load()) return absl::CancelledError("nobody wants this plane any more");
   ForPieces(segment.length, data, skip,
@@ -321,21 +322,35 @@ void PutCall::StartEncoding(std::shared_ptr<PlaneWork> work) {
 
 void PutCall::OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status) {
   phases_.Leave(CallPhase::kQueue);
-  {
+  if (status.ok()) {
+    EncodedPlane& encoded = work->encode.encoded;
+    const uint32_t crc32c = work->declared ? work->declared->crc32c : Crc32c(encoded.bytes);
+    SetPlane(work->block, [&](PlacedRecord& record) {
+      record.SetPlane(work->plane, std::move(encoded), crc32c);
+    });
+  } else {
     absl::MutexLock lock(&mu_);
     failure_.Update(status);
-    if (!failure_.ok()) unwanted_ = true;
-    if (!cancelled_ && failure_.ok()) {
-      RecordBuilder& record = *wanted_[work->block].record;
-      if (work->declared) {
-        record.SetPlane(work->plane, std::move(work->encode.encoded), work->declared->crc32c);
-      } else {
-        record.SetPlane(work->plane, std::move(work->encode.encoded));
-      }
-    }
+    unwanted_ = true;
   }
   work.reset();  // before the call may end: nothing of it is in flight then
   OnPlanesDone(1);
+}
+
+void PutCall::SetPlane(size_t block, absl::FunctionRef<void(PlacedRecord&)> set) {
+  absl::ReaderMutexLock in_place(&in_place_mu_);
+  // Once it is set, whoever cancels waits for in_place_mu_ before the room goes.
+  if (unwanted_.load()) return;
+  WantedBlock& wanted = wanted_[block];
+  {
+    absl::MutexLock lock(&mu_);
+    if (!std::exchange(wanted.asked_for_room, true)) {
+      auto room = context_.store.TakeRoom(reservations_[block], space_->RoomForRecord());
+      // Where there is none the commit tries again.
+      if (room.ok()) wanted.record->SetRoom(*std::move(room));
+    }
+  }
+  set(*wanted.record);
 }
 
 void PutCall::OnPlanesDone(size_t planes) {

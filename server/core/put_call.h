@@ -21,9 +21,11 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "codec/placed_record.h"
 #include "codec/record.h"
 #include "codec/report.h"
 #include "codec/verbatim_record.h"
@@ -111,7 +113,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   struct WantedBlock {
     uint32_t index = 0;  // into intents
     BlockRotary rotary;
-    std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
+    std::unique_ptr<PlacedRecord> record;
+    bool asked_for_room = false;  // guarded by mu_
     // Instead: the record is written in place. The transport's thread only, until the commit.
     std::unique_ptr<VerbatimRecordWriter> in_place;
   };
@@ -160,6 +163,9 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   absl::Status Refuse(size_t plane, size_t block, const PlaneFinding& finding) const;
   void OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mu_);
+  // Sets a plane of a block's record, unless nobody wants it any more.
+  void SetPlane(size_t block, absl::FunctionRef<void(PlacedRecord&)> set)
+      ABSL_LOCKS_EXCLUDED(in_place_mu_, mu_);
   void OnPlanesDone(size_t planes) ABSL_LOCKS_EXCLUDED(mu_);
   // put_commit.cc
   struct Committing;
@@ -167,7 +173,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void StoreSome(const std::shared_ptr<Committing>& commit);
   void FinishStore(Committing& commit);
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
-  // `Record` is RecordBuilder or VerbatimRecordWriter.
+  // `Record` is PlacedRecord or VerbatimRecordWriter.
   template <typename Record>
   PutResult StoreRecord(Record& record, kvstow::Store::Reservation reservation);
   // device_put.cc
@@ -202,7 +208,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   uint64_t staged_bytes_ = 0;
   std::atomic<bool> unwanted_{false};  // what is still to be encoded or checked
 
-  // Held while a record is written in place: its room is not given back meanwhile. Before mu_.
+  // Held, shared, while a record is written in place: its room is not given back meanwhile. Before
+  // mu_.
   absl::Mutex in_place_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done

@@ -47,7 +47,7 @@ void PutCall::Store() {
   }
   uint64_t bytes = 0;
   for (const WantedBlock& block : wanted_) {
-    if (block.in_place == nullptr) bytes += block.record->record_bytes();
+    if (block.in_place == nullptr) bytes += block.record->unwritten_bytes();
   }
   const size_t most = std::min(wanted_.size(), context_.executor.concurrency());
   const size_t runners = std::clamp<size_t>(bytes / kBytesOfRunner, 1, std::max<size_t>(most, 1));
@@ -99,6 +99,7 @@ PutResult PutCall::StoreRecord(Record& record, kvstow::Store::Reservation reserv
   Store::RecordMeta meta;
   const auto pieces = record.Finish();
   meta.raw_bytes = space_->layout().raw_bytes();
+  meta.record_bytes = record.record_bytes();
   meta.k = Declare(record.k_report());
   meta.v = Declare(record.v_report());
   const absl::Status status = context_.store.Commit(std::move(reservation), pieces, meta);
@@ -108,6 +109,7 @@ PutResult PutCall::StoreRecord(Record& record, kvstow::Store::Reservation reserv
   }
   result.stored = true;
   result.record_bytes = record.record_bytes();
+  space_->NoteRecordBytes(result.record_bytes);
   result.k = record.k_report();
   result.v = record.v_report();
   context_.stats.OnEncoded(space_->tenant(), result.record_bytes, space_->layout().entries(),

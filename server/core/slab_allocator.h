@@ -29,7 +29,7 @@ class SlabAllocator {
 
   // REQUIRES pages > 0. None when fewer pages than that are free; nothing changes then.
   std::optional<Allocation> Allocate(uint32_t pages);
-  // REQUIRES an allocation of this allocator, not freed yet.
+  // REQUIRES pages of this allocator, not freed yet: an allocation or a part of one.
   void Free(const Allocation& allocation);
 
   uint32_t total_pages() const { return total_pages_; }

@@ -35,4 +35,17 @@ uint64_t SpaceContext::EstimatedRecordBytes() const {
   return bytes;
 }
 
+uint64_t SpaceContext::RoomForRecord() const {
+  const uint64_t typical = typical_record_bytes_.load(std::memory_order_relaxed);
+  return typical == 0 ? EstimatedRecordBytes() : typical + typical / 128;
+}
+
+// Rises at once and falls slowly: too little room costs a copy of the record, too much a few pages
+// for as long as the Put takes. What several threads note at a time may be lost.
+void SpaceContext::NoteRecordBytes(uint64_t bytes) const {
+  const uint64_t typical = typical_record_bytes_.load(std::memory_order_relaxed);
+  const uint64_t next = bytes >= typical ? bytes : typical - (typical - bytes) / 64;
+  typical_record_bytes_.store(next, std::memory_order_relaxed);
+}
+
 }  // namespace kvstow

@@ -1,9 +1,10 @@
 // An opened space as the data path needs it: its layout, its id in the store, and the rotary tables
 // of its blocks. Shared by all sessions that open the same thing.
 //
-// Immutable after Create, thread-safe.
+// Thread-safe; but for what it learns of its records' sizes, immutable after Create.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -29,6 +30,10 @@ class SpaceContext {
   BlockRotary RotaryAt(uint64_t first_position) const { return rotary_.At(first_position); }
   // What one block's record will take, about; for admission, not for allocation.
   uint64_t EstimatedRecordBytes() const;
+  // How much room to take for one that is still being encoded: a little more than those before it
+  // took. NoteRecordBytes tells of one.
+  uint64_t RoomForRecord() const;
+  void NoteRecordBytes(uint64_t bytes) const;
 
  private:
   SpaceContext(TenantId tenant, PlaneLayout layout)
@@ -39,6 +44,7 @@ class SpaceContext {
   Fingerprint fingerprint_{};
   PlaneLayout layout_;
   const SpaceRotary rotary_;
+  mutable std::atomic<uint64_t> typical_record_bytes_{0};  // 0: none was seen yet
 };
 
 }  // namespace kvstow

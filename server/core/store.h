@@ -256,10 +256,14 @@ class Store {
   struct RecordMeta {
     uint64_t raw_bytes = 0;
     DeclaredQuality k{}, v{};
+    // Of the whole record, where it was written in place: at most its room, of which the rest is
+    // given back. 0: as large as its room, or, without one, as its pieces.
+    uint64_t record_bytes = 0;
   };
   // Takes the record's room before its bytes are there, evicting as Commit does. Returns where to
   // write them, in order; Commit then has that much of the record still to write as it is given
-  // pieces, from the first byte on, and the rest must have been written in place. Empty, and
+  // pieces, from the first byte on, and the rest must have been written in place. A record that
+  // turns out larger is given to Commit whole, pieces in the room included. Empty, and
   // nothing taken, where the host cannot write the tier in place: Commit takes the room then. The
   // same with RESOURCE_EXHAUSTED, when none can be made. The room is the caller's to write until
   // the reservation is committed or given back. REQUIRES that none was taken.

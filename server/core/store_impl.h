@@ -155,6 +155,9 @@ class Store::Impl {
   std::optional<Refusal> Place(PendingCommit* pending, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveRoomBack(TenantId tenant, const Placement& placement) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Gives the pages back that the record does not need.
+  void Trim(TenantId tenant, uint64_t record_bytes, Placement* placement)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // REQUIRES a placement.
   void Publish(const PendingCommit& pending, const RecordMeta& meta)

@@ -199,10 +199,17 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
   uint64_t bytes = 0;
   for (const auto& piece : pieces) bytes += piece.size();
   const TenantId tenant = pending->block->space->tenant;
-  if (!pending->placement) {
+  std::optional<Placement> outgrown;
+  {
     absl::MutexLock lock(&mu_);
-    if (const auto refusal = Place(pending.get(), bytes)) {
+    if (pending->placement && meta.record_bytes > pending->placement->bytes) {
+      outgrown = std::exchange(pending->placement, std::nullopt);
+    }
+    if (pending->placement) {
+      Trim(tenant, meta.record_bytes, &*pending->placement);
+    } else if (const auto refusal = Place(pending.get(), bytes)) {
       stats_->OnRefused(tenant, *refusal, 1);
+      if (outgrown) GiveRoomBack(tenant, *outgrown);
       Forget(*pending);
       return absl::ResourceExhaustedError(
           absl::StrCat("no room for a record of ", bytes, " bytes: ", Name(*refusal)));
@@ -211,6 +218,7 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
   // Nobody else knows of these pages yet.
   const absl::Status written = WritePieces(*pending->placement, pieces);
   absl::MutexLock lock(&mu_);
+  if (outgrown) GiveRoomBack(tenant, *outgrown);
   if (written.ok()) {
     Publish(*pending, meta);
   } else {
@@ -219,6 +227,26 @@ absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
     Forget(*pending);
   }
   return written;
+}
+
+void Store::Impl::Trim(TenantId tenant, uint64_t record_bytes, Placement* placement) {
+  if (record_bytes == 0 || record_bytes == placement->bytes) return;
+  Tier* const tier = tiers_[placement->tier];
+  const uint64_t needed = tier->PhysicalBytes(record_bytes);
+  const uint64_t surplus = tier->PhysicalBytes(placement->bytes) - needed;
+  placement->bytes = record_bytes;
+  if (surplus == 0) return;
+  Allocation kept, rest;
+  auto pages = static_cast<uint32_t>(needed / tier->PhysicalBytes(1));
+  for (const PageRun& run : placement->allocation) {
+    const uint32_t count = std::min(pages, run.count);
+    if (count > 0) kept.push_back({run.first, count});
+    if (count < run.count) rest.push_back({run.first + count, run.count - count});
+    pages -= count;
+  }
+  placement->allocation = std::move(kept);
+  tier->Free(rest);
+  ledger_.tenant(tenant).tier_bytes[placement->tier] -= surplus;
 }
 
 absl::Status Store::Impl::WritePieces(const Placement& placement,

@@ -51,6 +51,7 @@ class Tier {
 
   // RESOURCE_EXHAUSTED when the budget has too few free pages.
   virtual absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) = 0;
+  // Also a part of one: whole pages of it.
   virtual void Free(const Allocation& allocation) = 0;
 
   // `offset` counts from the record's start; the range lies within the allocation.

@@ -17,11 +17,11 @@ namespace kvstow {
 
 class DeviceWriteLanes final : public DeviceWrites {
  public:
-  // What one leaves idle on the device, launching and copying, the other fills.
-  static constexpr size_t kLanes = 2;
-  // Raw bytes encoded at a time: enough to fill a device. A writer takes 15 to 20 times as much
-  // device memory; where there is too little it is made for half, and so on.
-  static constexpr size_t kBatchBytes = size_t{64} << 20;
+  // What one leaves idle on the device, launching and copying, the others fill.
+  static constexpr size_t kLanes = 4;
+  // Raw bytes encoded at a time. A writer takes 15 to 20 times as much device memory; where there
+  // is too little it is made for half, and so on.
+  static constexpr size_t kBatchBytes = size_t{32} << 20;
   static constexpr size_t kLeastBatchBytes = size_t{1} << 20;
 
   // Device and executor outlive it. `max_blocks` of one call.
