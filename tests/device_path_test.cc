@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -79,12 +81,16 @@ class DevicePathTest : public ::testing::Test {
     }
     on_device_ = Connect(gpu_);
   }
-  std::unique_ptr<Client> Connect(std::shared_ptr<WorkerGpu> gpu) const {
+  ClientOptions Options() const {
     ClientOptions options;
     options.target = "unix:" + socket_;
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
     options.get_deadline = options.put_deadline = absl::Seconds(60);
     options.breaker_failures = 1000;
+    return options;
+  }
+  std::unique_ptr<Client> Connect(std::shared_ptr<WorkerGpu> gpu) const {
+    ClientOptions options = Options();
     if (gpu != nullptr) options.path = DataPath::kDeviceMemory;
     options.gpu = std::move(gpu);
     return Client::Create(options);
@@ -100,8 +106,12 @@ class DevicePathTest : public ::testing::Test {
       plane = MakePlane(spec, block);
       return std::span<const std::byte>(plane);
     };
-    const auto stored = host_space_->PutBlocks(put);
-    ASSERT_EQ(stored.stored, kBlocks) << stored.status;
+    put_ = host_space_->PutBlocks(put);
+    ASSERT_EQ(put_.stored, kBlocks) << put_.status;
+  }
+  PutBlocksResult DropAndTakeResult() {
+    EXPECT_TRUE(host_space_->DropAll().ok());
+    return put_;
   }
 
   enum class Layout { kNhd, kHnd };
@@ -141,19 +151,62 @@ class DevicePathTest : public ::testing::Test {
     for (const auto& plane : cache.planes) cudaMemset(plane->data(), 0x5a, plane->size());
     cudaDeviceSynchronize();
   }
+  // The space may be anybody's: planes are known by layer and kind.
+  DevicePages PagesOf(const Cache& cache) const {
+    return {[this, &cache](const PlaneSpec& plane) {
+              for (const PlaneSpec& mine : space_->layout().planes()) {
+                if (mine.layer == plane.layer && mine.kind == plane.kind) {
+                  return At(cache, cache.planes[Index(mine)]->data(), plane);
+                }
+              }
+              return PagedKv();
+            },
+            cache.pages};
+  }
   std::shared_ptr<PagedDeviceKv> MakeKv(const Cache& cache, bool decodes) {
     auto kv = PagedDeviceKv::Create({.device = 0,
                                      .stream = cudaStreamPerThread,
                                      .decode = decodes ? &space_->layout() : nullptr,
                                      .max_blocks = 16});
     EXPECT_TRUE(kv.ok()) << kv.status();
-    EXPECT_TRUE((*kv)
-                    ->SetPages({[this, &cache](const PlaneSpec& plane) {
-                                  return At(cache, cache.planes[Index(plane)]->data(), plane);
-                                },
-                                cache.pages})
-                    .ok());
+    EXPECT_TRUE((*kv)->SetPages(PagesOf(cache)).ok());
     return *kv;
+  }
+  std::shared_ptr<PagedDeviceKv> MakeEncodingKv(const Cache& cache) {
+    // Several batches a Put.
+    auto kv = PagedDeviceKv::Create({.device = 0,
+                                     .stream = cudaStreamPerThread,
+                                     .encode = &space_->layout(),
+                                     .encode_bytes = size_t{512} << 10,
+                                     .max_blocks = 16});
+    EXPECT_TRUE(kv.ok()) << kv.status();
+    EXPECT_TRUE((*kv)->SetPages(PagesOf(cache)).ok());
+    return *kv;
+  }
+  // What Put() gives, in pages.
+  void FillWithKv(const Cache& cache) const {
+    for (const PlaneSpec& plane : space_->layout().planes()) {
+      const auto& to = cache.planes[Index(plane)];
+      std::vector<std::byte> host(kBlocks * plane.raw_bytes);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        EXPECT_TRUE(
+            ScatterPlane(plane, MakePlane(plane, b), At(cache, host.data(), plane), cache.pages[b])
+                .ok());
+      }
+      cudaMemcpy(to->data(), host.data(), host.size(), cudaMemcpyDefault);
+    }
+    cudaDeviceSynchronize();
+  }
+  // As it was put, but for an error of about `nmse`.
+  static void ExpectGivenBack(Space& space, double nmse) {
+    GetBlocksRequest get;
+    get.keys = space.Keys(std::vector<uint32_t>(kBlocks * 128, 3));
+    double worst = 0;
+    get.take = [&](const PlaneSpec& plane, size_t block, std::span<const std::byte> from) {
+      worst = std::max(worst, Nmse(MakePlane(plane, block), from));
+    };
+    EXPECT_EQ(space.GetBlocks(get).usable, kBlocks);
+    EXPECT_LE(worst, 2 * nmse);
   }
   std::vector<std::byte> Plane(const Cache& cache, size_t index, size_t block) const {
     const PlaneSpec& plane = space_->layout().planes()[index];
@@ -192,6 +245,7 @@ class DevicePathTest : public ::testing::Test {
   std::unique_ptr<Client> on_host_, on_device_;
   std::shared_ptr<Space> host_space_, space_;
   std::vector<BlockKey> keys_;
+  PutBlocksResult put_;
 };
 
 TEST_F(DevicePathTest, GivesWhatTheHostPathGives) {
@@ -223,6 +277,81 @@ TEST_F(DevicePathTest, OutOfTheGpuTier) {
     ASSERT_EQ(space_->GetBlocks(Request(MakeKv(*cache, decodes))).usable, kBlocks);
     ExpectAsOnTheHost(*cache);
   }
+}
+
+// Encoded on the worker's stream, by the kernels that the daemon has: what it then stores is as
+// good as what it encodes itself, and comes back.
+TEST_F(DevicePathTest, EncodesPutsOnTheWorkersGpu) {
+  for (const CodecId codec : {CodecId::kEOptShrinkQ, CodecId::kRaw}) {
+    Put(Spec(codec));
+    const auto daemons = DropAndTakeResult();
+    for (const DataPath path : {DataPath::kSharedMemory, DataPath::kGrpc}) {
+      ClientOptions options = Options();
+      options.path = path;
+      const auto client = Client::Create(options);
+      const auto space = *client->OpenSpace(Spec(codec));
+      for (const uint32_t page_tokens : {16u, 128u}) {
+        for (const Layout layout : {Layout::kNhd, Layout::kHnd}) {
+          SCOPED_TRACE(absl::StrCat("codec ", static_cast<int>(codec), " path ",
+                                    std::string(Name(path)), " pages of ", page_tokens, " layout ",
+                                    static_cast<int>(layout)));
+          const auto cache = MakeCache(page_tokens, layout);
+          FillWithKv(*cache);
+          PutBlocksRequest put;
+          put.keys = keys_;
+          put.device = MakeEncodingKv(*cache);
+          const auto stored = space->PutBlocks(put);
+          ASSERT_EQ(stored.stored, kBlocks) << stored.status;
+          EXPECT_EQ(stored.path, path);
+          EXPECT_NEAR(stored.k.nmse, daemons.k.nmse, 0.01 * daemons.k.nmse);
+          EXPECT_NEAR(stored.v.nmse, daemons.v.nmse, 0.01 * daemons.v.nmse);
+          EXPECT_EQ(stored.v.tiles_raw, daemons.v.tiles_raw);
+          if (codec != CodecId::kRaw) {
+            EXPECT_LT(stored.sent_bytes, kBlocks * space->layout().raw_bytes() / 3);
+          }
+          ExpectGivenBack(*space, std::max(stored.k.nmse, stored.v.nmse));
+          ASSERT_TRUE(space->DropAll().ok());
+        }
+      }
+    }
+  }
+}
+
+// Its stream does not come to the planes in time: the Put ends, and the next one is as good as any.
+TEST_F(DevicePathTest, AStreamThatIsBehindCostsAPutItsDeadline) {
+  Put(Spec());
+  DropAndTakeResult();
+  const auto cache = MakeCache(16, Layout::kNhd);
+  FillWithKv(*cache);
+  const auto kv = MakeEncodingKv(*cache);
+  PutBlocksRequest put;
+  put.keys = keys_;
+  put.device = kv;
+  // Whatever is loaded at its first use is loaded by then.
+  ASSERT_EQ(host_space_->PutBlocks(put).stored, kBlocks);
+  DropAndTakeResult();
+  std::atomic<bool> go{false};
+  ASSERT_EQ(cudaLaunchHostFunc(
+                cudaStreamPerThread,
+                [](void* flag) {
+                  while (!*static_cast<std::atomic<bool>*>(flag)) std::this_thread::yield();
+                },
+                &go),
+            cudaSuccess);
+  put.deadline = absl::Milliseconds(300);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(host_space_->PutBlocks(put).stored, 0u);
+  EXPECT_EQ(host_space_->PutBlocks(put).stored, 0u);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(4));
+  go = true;
+  cudaStreamSynchronize(cudaStreamPerThread);
+  put.deadline = absl::Seconds(60);
+  auto stored = host_space_->PutBlocks(put);
+  while (stored.status.ok() && stored.blocks[0].refusal == "pending") {
+    stored = host_space_->PutBlocks(put);
+  }
+  EXPECT_EQ(stored.stored, kBlocks) << stored.status;
+  ExpectGivenBack(*host_space_, std::max(stored.k.nmse, stored.v.nmse));
 }
 
 // Its deadline has passed, the pages are somebody else's: not one of their bytes changes.
