@@ -148,14 +148,17 @@ void PrintLoads(LlamaBlocks& blocks, const char* where, cudaStream_t stream, dou
                 Neighbour& neighbour) {
   RestoreConfig restore_config;
   restore_config.decode_stream = stream;
-  OffloadConfig offload_config;
-  offload_config.encode_stream = stream;
+  PlaneEncoderConfig encoder_config;
+  encoder_config.stream = stream;
   auto restore = blocks.MakeRestore(restore_config);
-  auto offload = blocks.MakeOffload(offload_config);
+  std::vector<std::unique_ptr<PlaneEncoder>> encoders;
+  for (int lane = 0; lane < (stream == nullptr ? 2 : 1); ++lane) {
+    encoders.push_back(blocks.MakeEncoder(encoder_config));
+  }
   PrintLoad(
-      std::string("offload to pinned, ") + where, [&] { blocks.Offload(*offload); },
+      std::string("encode to pinned, ") + where, [&] { blocks.Offload(encoders); },
       blocks.raw_bytes(), alone, neighbour);
-  blocks.KeepRecords();
+  blocks.KeepRecords(*encoders.front());
   PrintLoad(
       std::string("restore from pinned, ") + where,
       [&] { blocks.Restore(*restore, LlamaBlocks::Place::kPinned); }, blocks.raw_bytes(), alone,

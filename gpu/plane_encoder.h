@@ -34,7 +34,7 @@ class PlaneEncoder {
   struct Plane {
     size_t plane = 0;  // of layout.planes()
     uint64_t first_position = 0;
-    // Device memory, aligned to 16: element [h, t, c] lies c elements after
+    // Device memory: element [h, t, c] lies c elements after
     // values + h head_stride + t row_stride (bytes); an opaque plane at values.
     const std::byte* values = nullptr;
     size_t head_stride = 0;

@@ -1,4 +1,4 @@
-// Whole records through the GPU: what the CPU encodes is restored, what the GPU offloads the CPU
+// Whole records through the GPU: what the CPU encodes is restored, what the GPU encodes the CPU
 // reads, and damage is told and kept back.
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include "codec/testing/golden.h"
 #include "codec/testing/tiles.h"
 #include "gpu/cuda_codec.h"
-#include "gpu/offload_pipeline.h"
+#include "gpu/plane_encoder.h"
 #include "gpu/restore_pipeline.h"
 #include "gpu/staging.h"
 #include "gtest/gtest.h"
@@ -156,6 +156,12 @@ void ExpectAgree(const PlaneSpec& plane, std::span<const std::byte> want,
   }
 }
 
+// A run of pages.
+struct Piece {
+  std::byte* data = nullptr;
+  size_t size = 0;
+};
+
 // Pages of a tier, in host or device memory, handed out in runs of random length and place.
 class PagedMemory {
  public:
@@ -171,8 +177,8 @@ class PagedMemory {
     }
   }
 
-  std::vector<RecordRoom::Piece> Take(size_t bytes) {
-    std::vector<RecordRoom::Piece> pieces;
+  std::vector<Piece> Take(size_t bytes) {
+    std::vector<Piece> pieces;
     for (size_t at = 0; at < bytes; at += kPage) {
       std::byte* const page = base() + free_.back() * kPage;
       free_.pop_back();
@@ -183,9 +189,9 @@ class PagedMemory {
     }
     return pieces;
   }
-  void Write(std::span<const RecordRoom::Piece> pieces, std::span<const std::byte> bytes) {
+  void Write(std::span<const Piece> pieces, std::span<const std::byte> bytes) {
     size_t at = 0;
-    for (const RecordRoom::Piece& piece : pieces) {
+    for (const Piece& piece : pieces) {
       const size_t size = std::min(piece.size, bytes.size() - at);
       EXPECT_EQ(cudaMemcpy(piece.data, bytes.data() + at, size, cudaMemcpyDefault), cudaSuccess);
       at += size;
@@ -202,17 +208,6 @@ class PagedMemory {
   DeviceBuffer device_;
   std::vector<size_t> free_;
 };
-
-std::vector<std::byte> ReadPieces(std::span<const RecordRoom::Piece> pieces, size_t bytes) {
-  std::vector<std::byte> out;
-  for (const RecordRoom::Piece& piece : pieces) {
-    const size_t size = std::min(piece.size, bytes - out.size());
-    out.resize(out.size() + size);
-    EXPECT_EQ(cudaMemcpy(out.data() + out.size() - size, piece.data, size, cudaMemcpyDefault),
-              cudaSuccess);
-  }
-  return out;
-}
 
 // Device memory for decoded planes. Even blocks: heads within a row, as paged KV buffers have it;
 // odd ones: rows with gaps and not aligned for wide stores.
@@ -290,13 +285,12 @@ class StoredBlocks {
     Add(room, memory.on_device(), record);
   }
   // One that lies there already; `prefix` holds its head.
-  void Add(std::span<const RecordRoom::Piece> room, bool on_device,
-           std::span<const std::byte> prefix) {
+  void Add(std::span<const Piece> room, bool on_device, std::span<const std::byte> prefix) {
     auto index = RecordIndex::Parse(prefix, *space_.layout, space_.fingerprint);
     ASSERT_TRUE(index.ok()) << index.status();
     indices_.push_back(*std::move(index));
     pieces_.emplace_back();
-    for (const RecordRoom::Piece& piece : room) pieces_.back().push_back({piece.data, piece.size});
+    for (const Piece& piece : room) pieces_.back().push_back({piece.data, piece.size});
     records_.push_back({&indices_.back(), on_device, pieces_.back()});
   }
   PagedMemory& Memory(size_t block) { return block % 2 == 0 ? host_ : device_; }
@@ -519,40 +513,60 @@ class DeviceBlocks {
       }
     }
   }
-  PlaneSource Source(size_t block, size_t plane) const {
+  PlaneEncoder::Plane Plane(size_t block, size_t plane) const {
     const PlaneTarget at = output_.Target(block, plane);
-    return {at.values, at.head_stride, at.row_stride};
+    return {plane, PositionOf(block), at.values, at.head_stride, at.row_stride};
   }
 
  private:
   Output output_;
 };
 
-struct Offloaded {
-  std::vector<std::vector<RecordRoom::Piece>> rooms;
-  std::vector<RecordFacts> facts;
-  std::vector<size_t> done;
-};
-
-Offloaded OffloadBlocks(OffloadPipeline& pipeline, const DeviceBlocks& blocks, size_t count,
-                        StoredBlocks& memory) {
-  Offloaded out;
-  out.rooms.resize(count);
-  out.facts.resize(count);
-  std::vector<uint64_t> positions;
-  for (size_t i = 0; i < count; ++i) positions.push_back(PositionOf(i));
-  OffloadRequest request;
-  request.first_positions = positions;
-  request.source = [&](size_t block, size_t plane) { return blocks.Source(block, plane); };
-  request.room = [&](size_t block, const RecordFacts& facts) {
-    out.facts[block] = facts;
-    out.rooms[block] = memory.Memory(block).Take(facts.record_bytes);
-    return RecordRoom{memory.Memory(block).on_device(), out.rooms[block]};
+// Records of the blocks, planes layer after layer across them, as many at a time as there is room
+// for.
+std::vector<std::vector<std::byte>> Encode(PlaneEncoder& encoder, const Golden& space,
+                                           const DeviceBlocks& blocks, size_t count) {
+  std::vector<std::unique_ptr<RecordBuilder>> builders;
+  for (size_t b = 0; b < count; ++b) {
+    builders.push_back(
+        std::make_unique<RecordBuilder>(*space.layout, space.fingerprint, PositionOf(b)));
+  }
+  std::vector<PlaneEncoder::Plane> batch;
+  std::vector<size_t> of_block;
+  size_t load = 0;
+  const auto flush = [&] {
+    auto status = encoder.Encode(batch);
+    ASSERT_TRUE(status.ok()) << status;
+    const auto encoded = encoder.Collect();
+    ASSERT_TRUE(encoded.ok()) << encoded.status();
+    ASSERT_EQ(encoded->size(), batch.size());
+    EXPECT_TRUE(*encoder.Passed());
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const PlaneEncoder::Encoded& one = (*encoded)[i];
+      EXPECT_EQ(one.tiles.size(), std::max(space.layout->planes()[batch[i].plane].heads, 1u));
+      builders[of_block[i]]->SetPlane(batch[i].plane,
+                                      {{one.bytes.begin(), one.bytes.end()}, one.summary.report},
+                                      one.summary.crc32c);
+    }
+    batch.clear();
+    of_block.clear();
+    load = 0;
   };
-  request.done = [&](size_t block) { out.done.push_back(block); };
-  const auto status = pipeline.Offload(request);
-  EXPECT_TRUE(status.ok()) << status;
-  return out;
+  for (size_t plane = 0; plane < space.layout->planes().size(); ++plane) {
+    for (size_t block = 0; block < count; ++block) {
+      if (load + encoder.LoadOf(plane) > encoder.max_load()) flush();
+      load += encoder.LoadOf(plane);
+      batch.push_back(blocks.Plane(block, plane));
+      of_block.push_back(block);
+    }
+  }
+  flush();
+  std::vector<std::vector<std::byte>> records;
+  for (const auto& builder : builders) {
+    EXPECT_TRUE(builder->complete());
+    records.push_back(builder->complete() ? builder->FinishContiguous() : std::vector<std::byte>());
+  }
+  return records;
 }
 
 size_t MaxRecordBytes(const PlaneLayout& layout) {
@@ -561,35 +575,37 @@ size_t MaxRecordBytes(const PlaneLayout& layout) {
   return bytes;
 }
 
-TEST_F(RecordPipeline, OffloadsWhatTheRecordBuilderMakes) {
+PlaneEncoderConfig SmallBatches() {
+  PlaneEncoderConfig config;
+  config.max_bytes = 1;  // one plane at a time, or a few smaller ones
+  config.max_blocks = 5;
+  return config;
+}
+
+TEST_F(RecordPipeline, EncodesWhatTheRecordBuilderMakes) {
   for (Golden& space : Spaces()) {
     SCOPED_TRACE(space.name);
     const auto expected = EncodeBlocks(*Cuda(), space, 5);
     std::vector<std::vector<std::byte>> blocks;
     for (const Encoded& e : expected) blocks.push_back(e.block);
     const DeviceBlocks device(*space.layout, blocks);
-    OffloadConfig config;
-    config.batch_records = 2;
-    config.encode_tiles = 7;
-    auto pipeline = OffloadPipeline::Create(*space.layout, space.fingerprint, config);
-    ASSERT_TRUE(pipeline.ok()) << pipeline.status();
-    StoredBlocks stored(space, blocks.size(), MaxRecordBytes(*space.layout));
-    const Offloaded got = OffloadBlocks(**pipeline, device, blocks.size(), stored);
-    EXPECT_EQ(got.done, (std::vector<size_t>{0, 1, 2, 3, 4}));
-    std::vector<std::vector<std::byte>> records;
-    for (size_t block = 0; block < blocks.size(); ++block) {
-      SCOPED_TRACE(block);
-      records.push_back(ReadPieces(got.rooms[block], got.facts[block].record_bytes));
-      EXPECT_TRUE(records.back() == expected[block].record);
-      std::vector<std::byte> decoded(space.layout->raw_bytes());
-      const auto status =
-          DecodeRecord(*CpuCodec(), *space.layout, space.fingerprint, records.back(), decoded);
-      EXPECT_TRUE(status.ok()) << status;
-      stored.Add(got.rooms[block], stored.Memory(block).on_device(), records.back());
+    for (const PlaneEncoderConfig& config : {SmallBatches(), PlaneEncoderConfig()}) {
+      auto encoder = PlaneEncoder::Create(*space.layout, config);
+      ASSERT_TRUE(encoder.ok()) << encoder.status();
+      const auto records = Encode(**encoder, space, device, blocks.size());
+      StoredBlocks stored(space, blocks.size(), MaxRecordBytes(*space.layout));
+      for (size_t block = 0; block < blocks.size(); ++block) {
+        EXPECT_TRUE(records[block] == expected[block].record) << "block " << block;
+        std::vector<std::byte> decoded(space.layout->raw_bytes());
+        const auto status =
+            DecodeRecord(*CpuCodec(), *space.layout, space.fingerprint, records[block], decoded);
+        EXPECT_TRUE(status.ok()) << status;
+        stored.Add(records[block]);
+      }
+      auto restore = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout));
+      ASSERT_TRUE(restore.ok()) << restore.status();
+      ExpectRestored(space, **restore, stored, records, {});
     }
-    auto restore = RestorePipeline::Create(*space.layout, SmallChunks(*space.layout));
-    ASSERT_TRUE(restore.ok()) << restore.status();
-    ExpectRestored(space, **restore, stored, records, {});
   }
 }
 
@@ -613,13 +629,12 @@ TEST_F(RecordPipeline, AdversarialTilesThereAndBack) {
         block.insert(block.end(), t.tile.bytes.begin(), t.tile.bytes.end());
     }
     const DeviceBlocks device(*space.layout, {block});
-    auto pipeline = OffloadPipeline::Create(*space.layout, space.fingerprint, {});
-    ASSERT_TRUE(pipeline.ok()) << pipeline.status();
+    auto encoder = PlaneEncoder::Create(*space.layout, {});
+    ASSERT_TRUE(encoder.ok()) << encoder.status();
     StoredBlocks stored(space, 2, MaxRecordBytes(*space.layout));
-    const Offloaded got = OffloadBlocks(**pipeline, device, 1, stored);
-    const auto record = ReadPieces(got.rooms[0], got.facts[0].record_bytes);
+    const auto record = Encode(**encoder, space, device, 1).front();
     EXPECT_TRUE(record == testing::EncodeRecord(*Cuda(), space, block));
-    stored.Add(got.rooms[0], stored.Memory(0).on_device(), record);
+    stored.Add(record);
     // And what the CPU makes of them.
     const auto twin = testing::EncodeRecord(*CpuCodec(), space, block);
     stored.Add(twin);
@@ -629,35 +644,26 @@ TEST_F(RecordPipeline, AdversarialTilesThereAndBack) {
   }
 }
 
-TEST_F(RecordPipeline, BlocksWithoutRoomAreLeftOut) {
+TEST_F(RecordPipeline, RefusesBatchesThatDoNotFit) {
   Golden space = std::move(testing::Goldens().front());
-  const std::vector<std::vector<std::byte>> blocks(5, MakeBlock(*space.layout, 1));
+  const std::vector<std::vector<std::byte>> blocks(6, MakeBlock(*space.layout, 1));
   const DeviceBlocks device(*space.layout, blocks);
-  OffloadConfig config;
-  config.batch_records = 2;
-  auto pipeline = OffloadPipeline::Create(*space.layout, space.fingerprint, config);
-  ASSERT_TRUE(pipeline.ok()) << pipeline.status();
-  PinnedBuffer memory;
-  ASSERT_TRUE(memory.Reserve(5 * MaxRecordBytes(*space.layout)).ok());
-  const std::vector<uint64_t> positions(5, 0);
-  size_t room = 0;
-  std::vector<RecordRoom::Piece> piece;
-  std::vector<size_t> done;
-  OffloadRequest request;
-  request.first_positions = positions;
-  request.source = [&](size_t block, size_t plane) { return device.Source(block, plane); };
-  request.room = [&](size_t block, const RecordFacts&) {
-    if (block % 2 == 1) return RecordRoom{};
-    piece = {{memory.data() + block * MaxRecordBytes(*space.layout), room}};
-    return RecordRoom{false, piece};
-  };
-  request.done = [&](size_t block) { done.push_back(block); };
-  room = 1000;
-  EXPECT_EQ((*pipeline)->Offload(request).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(done.empty());
-  room = MaxRecordBytes(*space.layout);
-  EXPECT_TRUE((*pipeline)->Offload(request).ok());
-  EXPECT_EQ(done, (std::vector<size_t>{0, 2, 4}));
+  auto encoder = PlaneEncoder::Create(*space.layout, SmallBatches());
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  const std::vector<PlaneEncoder::Plane> two = {device.Plane(0, 0), device.Plane(1, 0)};
+  EXPECT_EQ((*encoder)->Encode(two).code(), absl::StatusCode::kInvalidArgument);
+  PlaneEncoderConfig config;
+  config.max_blocks = 5;
+  encoder = PlaneEncoder::Create(*space.layout, config);
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  std::vector<PlaneEncoder::Plane> six;
+  for (size_t block = 0; block < 6; ++block) six.push_back(device.Plane(block, 0));
+  EXPECT_EQ((*encoder)->Encode(six).code(), absl::StatusCode::kInvalidArgument);
+  // Neither keeps it from going on.
+  EXPECT_TRUE(Encode(**encoder, space, device, 5).back() ==
+              Encode(**encoder, space, device, 5).back());
+  ASSERT_TRUE((*encoder)->Encode({}).ok());
+  EXPECT_TRUE((*encoder)->Collect()->empty());
 }
 
 TEST_F(RecordPipeline, RefusesRecordsThatDoNotFit) {
@@ -710,17 +716,13 @@ TEST_F(RecordPipeline, RefusesRecordsThatDoNotFit) {
   std::_Exit(static_cast<int>((*pipeline)->Restore(request).status().code()));
 }
 
-[[noreturn]] void OffloadFromNowhere() {
+[[noreturn]] void EncodeFromNowhere() {
   Golden space = std::move(testing::Goldens().front());
-  auto pipeline = OffloadPipeline::Create(*space.layout, space.fingerprint, {});
-  const std::vector<uint64_t> positions = {0};
-  OffloadRequest request;
-  request.first_positions = positions;
-  request.source = [](size_t, size_t) {
-    return PlaneSource{reinterpret_cast<const std::byte*>(4096), 0, 0};
-  };
-  request.room = [](size_t, const RecordFacts&) { return RecordRoom{}; };
-  std::_Exit(static_cast<int>((*pipeline)->Offload(request).code()));
+  auto encoder = PlaneEncoder::Create(*space.layout, {});
+  const PlaneEncoder::Plane plane = {0, 0, reinterpret_cast<const std::byte*>(4096), 0, 0};
+  absl::Status status = (*encoder)->Encode({&plane, 1});
+  if (status.ok()) status = (*encoder)->Collect().status();
+  std::_Exit(static_cast<int>(status.code()));
 }
 
 using RecordPipelineDeathTest = RecordPipeline;
@@ -730,7 +732,7 @@ TEST_F(RecordPipelineDeathTest, LostDeviceEndsTheCallWithInternal) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto internal = ::testing::ExitedWithCode(static_cast<int>(absl::StatusCode::kInternal));
   EXPECT_EXIT(RestoreToNowhere(), internal, "");
-  EXPECT_EXIT(OffloadFromNowhere(), internal, "");
+  EXPECT_EXIT(EncodeFromNowhere(), internal, "");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Restores and offloads 32k tokens of the shape of Llama-3.1-8B: whole records, headers and
+// Restores and encodes 32k tokens of the shape of Llama-3.1-8B: whole records, headers and
 // checksums included, FP16 bytes a second. The bus and the device's memory are measured in the same
 // run, and planes drawn at random are compared with what the CPU decodes.
 //
@@ -61,18 +61,17 @@ void PrintCopies(const LlamaBlocks& blocks) {
            CopySeconds(blocks.restored().data(), blocks.values().data(), bytes, bytes), 2 * bytes);
 }
 
-void PrintOffload(LlamaBlocks& blocks, const OffloadConfig& config) {
-  auto pipeline = blocks.MakeOffload(config);
+void PrintOffload(LlamaBlocks& blocks, size_t lanes, size_t mib) {
+  PlaneEncoderConfig config;
+  config.max_bytes = mib << 20;
+  std::vector<std::unique_ptr<PlaneEncoder>> encoders;
+  for (size_t i = 0; i < lanes; ++i) encoders.push_back(blocks.MakeEncoder(config));
   std::vector<double> seconds;
-  blocks.Offload(*pipeline);
-  for (int run = 0; run < 3; ++run) seconds.push_back(blocks.Offload(*pipeline));
-  blocks.KeepRecords();
-  const std::string name =
-      "offload to pinned records, batches of " + std::to_string(config.batch_records);
-  const double bits =
-      8.0 * static_cast<double>(blocks.encoded_bytes()) / (blocks.raw_bytes() / 2.0);
-  const std::string more = "  " + std::to_string(bits) + " bits an entry";
-  PrintRow(name.c_str(), Median(seconds), blocks.raw_bytes(), more.c_str());
+  blocks.Offload(encoders);
+  for (int run = 0; run < 3; ++run) seconds.push_back(blocks.Offload(encoders));
+  char name[96];
+  std::snprintf(name, sizeof(name), "encode to pinned memory, %zu x %zu MiB", lanes, mib);
+  PrintRow(name, Median(seconds), blocks.raw_bytes());
 }
 
 void PrintRestore(LlamaBlocks& blocks, const char* name, const RestoreConfig& config,
@@ -106,10 +105,8 @@ void Sweep(LlamaBlocks& blocks) {
     PrintRestore(blocks, ("device records, chunks of " + std::to_string(tiles)).c_str(), config,
                  LlamaBlocks::Place::kDevice);
   }
-  for (uint32_t records : {4u, 8u, 32u}) {
-    OffloadConfig config;
-    config.batch_records = records;
-    PrintOffload(blocks, config);
+  for (size_t mib : {16, 32, 64, 128}) {
+    for (size_t lanes : {1, 2, 3}) PrintOffload(blocks, lanes, mib);
   }
 }
 
@@ -118,11 +115,13 @@ void PrintTable(bool sweep) {
   std::printf("32768 tokens, 32 layers, 8 KV heads of 128, FP16: %.2f GB raw\n",
               static_cast<double>(blocks.raw_bytes()) / 1e9);
   PrintCopies(blocks);
-  PrintOffload(blocks, OffloadConfig());
-  std::printf(
-      "records of %.1f MB in all, %.2fx smaller\n",
-      static_cast<double>(blocks.encoded_bytes()) / 1e6,
-      static_cast<double>(blocks.raw_bytes()) / static_cast<double>(blocks.encoded_bytes()));
+  PrintOffload(blocks, 2, PlaneEncoderConfig().max_bytes >> 20);
+  blocks.KeepRecords(*blocks.MakeEncoder({}));
+  std::printf("records of %.1f MB in all, %.2fx smaller, %.3f bits an entry\n",
+              static_cast<double>(blocks.encoded_bytes()) / 1e6,
+              static_cast<double>(blocks.raw_bytes()) / static_cast<double>(blocks.encoded_bytes()),
+              8.0 * static_cast<double>(blocks.encoded_bytes()) /
+                  (static_cast<double>(blocks.raw_bytes()) / 2));
   PrintRow("their bytes alone, host to device",
            CopySeconds(blocks.restored().data(), blocks.pinned().data(), blocks.encoded_bytes(),
                        blocks.encoded_bytes()),

@@ -1,7 +1,8 @@
 // Gets of 32k tokens of the shape of Llama-3.1-8B (32 layers, 8 KV heads of 128, FP16, 256 blocks,
-// 4.29 GB) out of another process, kvstowd, into this process's paged KV cache in device memory.
-// Tiles are those of testdata/kv-traces. Planes drawn at random are compared with what the same
-// daemon gives through host memory.
+// 4.29 GB) out of another process, kvstowd, into this process's paged KV cache in device memory,
+// and Puts of as much out of it. Tiles are those of testdata/kv-traces. Planes drawn at random are
+// compared: of a Get with what the same daemon gives through host memory, of a Put with what was
+// put.
 //
 //   device_path_benchmark KVSTOWD [slot MiB]...
 #include <cuda_runtime_api.h>
@@ -102,6 +103,18 @@ class Cache {
             },
             pages_};
   }
+  // The values of a prompt, as FillPlane has them.
+  void Load() {
+    for (size_t p = 0; p < buffers_.size(); ++p) {
+      const PlaneSpec& spec = layout_.planes()[p];
+      std::vector<std::byte> host(kBlocks * spec.raw_bytes), plane(spec.raw_bytes);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        FillPlane(spec, b, plane);
+        OrDie(ScatterPlane(spec, plane, PagedKv::Nhd(host.data(), spec, kPageTokens), pages_[b]));
+      }
+      OrDie(cudaMemcpy(buffers_[p]->data(), host.data(), host.size(), cudaMemcpyDefault));
+    }
+  }
   void Poison() {
     for (const auto& buffer : buffers_) OrDie(cudaMemset(buffer->data(), 0xff, buffer->size()));
     OrDie(cudaDeviceSynchronize());
@@ -176,6 +189,7 @@ void PutAll(Space& space, const std::vector<BlockKey>& keys) {
 struct Setting {
   std::string name;
   std::vector<std::string> flags;
+  bool puts = false;
 };
 
 // Who decodes.
@@ -223,12 +237,83 @@ void Time(const std::string& name, By by, uint32_t region_mib, Client& client, S
   OrDie(cudaStreamDestroy(stream));
 }
 
+// Squared error over squares.
+double Nmse(std::span<const std::byte> exact, std::span<const std::byte> other) {
+  const auto* a = reinterpret_cast<const _Float16*>(exact.data());
+  const auto* b = reinterpret_cast<const _Float16*>(other.data());
+  double error = 0, energy = 0;
+  for (size_t i = 0; i < exact.size() / 2; ++i) {
+    const double x = static_cast<double>(a[i]), d = static_cast<double>(b[i]) - x;
+    error += d * d;
+    energy += x * x;
+  }
+  return error / energy;
+}
+
+// What comes back is what was put, as far as the Put itself said.
+void VerifyPut(Space& space, const std::vector<BlockKey>& keys, const PutBlocksResult& put) {
+  std::mt19937 random(13);
+  for (int i = 0; i < 6; ++i) {
+    const size_t block = random() % kBlocks;
+    GetBlocksRequest request;
+    request.keys = {keys[block]};
+    request.layers = {space.layout().layers()[random() % space.layout().layers().size()]};
+    std::vector<std::byte> exact;
+    request.take = [&](const PlaneSpec& plane, size_t, std::span<const std::byte> from) {
+      exact.resize(plane.raw_bytes);
+      FillPlane(plane, block, exact);
+      const Fidelity& told =
+          plane.kind == PlaneKind::kK ? put.blocks[block].k : put.blocks[block].v;
+      const double nmse = Nmse(exact, from);
+      if (!(nmse <= told.worst_nmse * 1.01)) {
+        OrDie(absl::DataLossError(absl::StrCat("block ", block, " layer ", plane.layer,
+                                               ": NMSE of ", nmse, ", told ", told.worst_nmse)));
+      }
+    };
+    OrDie(space.GetBlocks(request).status);
+  }
+}
+
+void TimePut(uint32_t region_mib, Space& space, Space& host_space,
+             const std::vector<BlockKey>& keys, Cache* cache) {
+  cudaStream_t stream = nullptr;
+  OrDie(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  auto kv = OrDie(PagedDeviceKv::Create({.device = 0, .stream = stream}));
+  OrDie(kv->SetPages(cache->pages()));
+  cache->Load();
+  std::vector<double> all;
+  PutBlocksResult put;
+  for (int run = 0; run <= kRuns; ++run) {
+    OrDie(space.DropAll().status());
+    PutBlocksRequest request;
+    request.keys = keys;
+    request.device = kv;
+    const double begin = Now();
+    put = space.PutBlocks(request);
+    const double seconds = Now() - begin;
+    if (put.stored != kBlocks || put.path != DataPath::kDeviceMemory) {
+      OrDie(
+          absl::InternalError(absl::StrCat("stored ", put.stored, " by ", Name(put.path), ": ",
+                                           put.status.ToString(), " ", put.blocks.back().refusal)));
+    }
+    if (run > 0) all.push_back(seconds);
+  }
+  VerifyPut(host_space, keys, put);
+  const double raw = static_cast<double>(put.sent_bytes);
+  std::printf("%-32s %-15s region %4u MiB %8.2f ms %7.1f GB/s  %.3f bits an entry\n",
+              "Put to the host tier", "daemon encodes", region_mib, Median(all) * 1e3,
+              raw / Median(all) / 1e9, 8 * static_cast<double>(put.record_bytes) / (raw / 2));
+  std::fflush(stdout);
+  kv.reset();
+  OrDie(cudaStreamDestroy(stream));
+}
+
 void Run(const std::string& kvstowd, const Setting& setting, uint32_t region_mib,
          const std::shared_ptr<WorkerGpu>& gpu) {
   TempDir dir;
   const std::string socket = dir.path() + "/d.sock", config = dir.path() + "/config";
   std::ofstream(config) << "staging { device_total: \"4GiB\" device_per_session: \"" << region_mib
-                        << "MiB\" }\n";
+                        << "MiB\" }\nlimits { staged: \"1GiB\" }\n";
   std::vector<std::string> argv = {
       kvstowd,          "--config=" + config, "--unix_socket=" + socket,
       "--metrics=none", "--device=cuda",      "--log_level=warn"};
@@ -249,6 +334,7 @@ void Run(const std::string& kvstowd, const Setting& setting, uint32_t region_mib
   for (const By by : {By::kDaemon, By::kWorker}) {
     Time(setting.name, by, region_mib, *client, *space, *host_space, keys, &cache);
   }
+  if (setting.puts) TimePut(region_mib, *space, *host_space, keys, &cache);
 }
 
 int Main(int argc, char** argv) {
@@ -261,7 +347,7 @@ int Main(int argc, char** argv) {
   if (regions.empty()) regions = {256};
   auto gpu = OrDie(OpenWorkerGpu(0));
   for (uint32_t region : regions) {
-    Run(argv[1], {"Get from the host tier", {"--host_tier=2GiB"}}, region, gpu);
+    Run(argv[1], {"Get from the host tier", {"--host_tier=2GiB"}, true}, region, gpu);
     Run(argv[1], {"Get from the gpu tier", {"--host_tier=1GiB", "--gpu_tier=2GiB"}}, region, gpu);
   }
   return 0;

@@ -221,6 +221,41 @@ class DevicePathTest : public ::testing::Test {
     get.device = std::move(kv);
     return get;
   }
+  // Into the pages: what Put() puts.
+  void Load(const Cache& cache) const {
+    for (size_t i = 0; i < cache.planes.size(); ++i) {
+      const PlaneSpec& plane = space_->layout().planes()[i];
+      std::vector<std::byte> host(kBlocks * plane.raw_bytes);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        EXPECT_TRUE(
+            ScatterPlane(plane, MakePlane(plane, b), At(cache, host.data(), plane), cache.pages[b])
+                .ok());
+      }
+      cudaMemcpy(cache.planes[i]->data(), host.data(), host.size(), cudaMemcpyDefault);
+    }
+  }
+  void OpenOnly(const SpaceSpec& spec) {
+    host_space_ = *on_host_->OpenSpace(spec);
+    space_ = *on_device_->OpenSpace(spec);
+    keys_ = space_->Keys(std::vector<uint32_t>(kBlocks * 128, 3));
+  }
+  PutBlocksRequest PutRequest(std::shared_ptr<DeviceKv> kv) const {
+    PutBlocksRequest put;
+    put.keys = keys_;
+    put.device = std::move(kv);
+    return put;
+  }
+  using Block = std::vector<std::vector<std::byte>>;
+  std::vector<Block> GetOnHost() {
+    std::vector<Block> out(kBlocks);
+    GetBlocksRequest get;
+    get.keys = keys_;
+    get.take = [&](const PlaneSpec&, size_t block, std::span<const std::byte> from) {
+      out[block].emplace_back(from.begin(), from.end());
+    };
+    EXPECT_EQ(host_space_->GetBlocks(get).usable, kBlocks);
+    return out;
+  }
   // As far as two decoders of the same GPU agree: exactly.
   void ExpectAsOnTheHost(const Cache& cache) {
     GetBlocksRequest get;
@@ -379,6 +414,77 @@ TEST_F(DevicePathTest, AStoppedDaemonWritesNothingLate) {
     while (again.usable != kBlocks) again = space_->GetBlocks(Request(kv));
     ExpectAsOnTheHost(*cache);
   }
+}
+
+// The same codec on the same GPU, whichever way the values came to it.
+TEST_F(DevicePathTest, PutsAreStoredAsThoseOfTheHost) {
+  for (const CodecId codec : {CodecId::kEOptShrinkQ, CodecId::kRaw}) {
+    Put(Spec(codec));
+    const auto of_host = GetOnHost();
+    for (const uint32_t page_tokens : {16u, 128u}) {
+      for (const Layout layout : {Layout::kNhd, Layout::kHnd}) {
+        SCOPED_TRACE(absl::StrCat("codec ", static_cast<int>(codec), " pages of ", page_tokens));
+        ASSERT_TRUE(host_space_->DropAll().ok());
+        const auto cache = MakeCache(page_tokens, layout);
+        Load(*cache);
+        const auto put = space_->PutBlocks(PutRequest(MakeKv(*cache, false)));
+        ASSERT_EQ(put.stored, kBlocks) << put.status;
+        EXPECT_EQ(put.path, DataPath::kDeviceMemory);
+        EXPECT_TRUE(GetOnHost() == of_host);
+      }
+    }
+  }
+}
+
+// Its deadline has passed, the pages are somebody else's: none of their bytes becomes visible.
+TEST_F(DevicePathTest, AStoppedDaemonReadsNothingLate) {
+  OpenOnly(Spec(CodecId::kRaw));
+  const auto cache = MakeCache(16, Layout::kNhd);
+  Load(*cache);
+  auto kv = MakeKv(*cache, false);
+  ASSERT_EQ(space_->PutBlocks(PutRequest(kv)).stored, kBlocks);  // the path is there
+  const auto right = GetOnHost();
+  ASSERT_TRUE(host_space_->DropAll().ok());
+  auto put = space_->StartPut([&] {
+    PutBlocksRequest request = PutRequest(kv);
+    request.deadline = absl::Milliseconds(500);
+    return request;
+  }());
+  put->LayerReady(0);
+  daemon_->Signal(SIGSTOP);
+  put->LayerReady(2);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(put->Wait().stored, 0u);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+  cudaStreamSynchronize(cudaStreamPerThread);
+  Fill(*cache);  // the engine's next request
+  daemon_->Signal(SIGCONT);
+  while (!host_space_->Lookup(keys_).status.ok()) std::this_thread::yield();
+  // Stored it may be, if all of it had come; then it is what was there before the deadline.
+  if (host_space_->Lookup(keys_).blocks == kBlocks) {
+    EXPECT_TRUE(GetOnHost() == right);
+  }
+  Load(*cache);
+  auto again = space_->PutBlocks(PutRequest(kv));
+  while (again.stored + again.existed != kBlocks) again = space_->PutBlocks(PutRequest(kv));
+  EXPECT_TRUE(GetOnHost() == right);
+}
+
+TEST_F(DevicePathTest, AKilledDaemonEndsThePut) {
+  OpenOnly(Spec());
+  const auto cache = MakeCache(16, Layout::kNhd);
+  Load(*cache);
+  auto kv = MakeKv(*cache, false);
+  ASSERT_EQ(space_->PutBlocks(PutRequest(kv)).stored, kBlocks);
+  ASSERT_TRUE(host_space_->DropAll().ok());
+  auto put = space_->StartPut(PutRequest(kv));
+  put->LayerReady(0);
+  daemon_->Signal(SIGKILL);
+  daemon_->Wait();
+  const absl::Time begin = absl::Now();
+  put->LayerReady(2);
+  EXPECT_EQ(put->Wait().stored, 0u);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
 }
 
 TEST_F(DevicePathTest, AKilledDaemonIsAMissAndItsSuccessorServes) {

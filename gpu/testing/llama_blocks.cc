@@ -1,12 +1,14 @@
 #include "gpu/testing/llama_blocks.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <random>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -83,7 +85,6 @@ LlamaBlocks::LlamaBlocks() {
   OrDie(restored_.Reserve(raw_bytes()));
   OrDie(pinned_.Reserve(kPinnedBytes));
   for (size_t block = 0; block < kBlocks; ++block) positions_.push_back(FirstToken(block));
-  rooms_.resize(kBlocks);
   FillValues();
 }
 
@@ -119,46 +120,80 @@ void LlamaBlocks::FillValues() {
   OrDie(cudaDeviceSynchronize());
 }
 
-std::unique_ptr<OffloadPipeline> LlamaBlocks::MakeOffload(const OffloadConfig& config) const {
-  return OrDie(OffloadPipeline::Create(*layout_, fingerprint_, config));
+std::unique_ptr<PlaneEncoder> LlamaBlocks::MakeEncoder(const PlaneEncoderConfig& config) const {
+  return OrDie(PlaneEncoder::Create(*layout_, config));
 }
 
 std::unique_ptr<RestorePipeline> LlamaBlocks::MakeRestore(const RestoreConfig& config) const {
   return OrDie(RestorePipeline::Create(*layout_, config));
 }
 
-double LlamaBlocks::Offload(OffloadPipeline& pipeline) {
-  size_t used = 0, whole = 0;
-  encoded_bytes_ = 0;
-  OffloadRequest request;
-  request.first_positions = positions_;
+std::vector<LlamaBlocks::Batch> LlamaBlocks::Batches(const PlaneEncoder& encoder) const {
   const size_t tile_bytes = size_t{kTokens} * kDim * 2;
-  request.source = [&](size_t block, size_t plane) {
-    return PlaneSource{Plane(values_, block, plane), tile_bytes, kDim * 2};
-  };
-  request.room = [&](size_t block, const RecordFacts& facts) {
-    rooms_[block] = {pinned_.data() + used, facts.record_bytes};
-    used += (facts.record_bytes + kPage - 1) / kPage * kPage;
-    if (used > pinned_.size()) Die("records larger than expected");
-    encoded_bytes_ += facts.record_bytes;
-    return RecordRoom{false, {&rooms_[block], 1}};
-  };
-  request.done = [&](size_t) { ++whole; };
-  const auto begin = Clock::now();
-  OrDie(pipeline.Offload(request));
-  const double seconds = SecondsSince(begin);
-  if (whole != kBlocks) Die("not every block became a record");
-  return seconds;
+  std::vector<Batch> batches(1);
+  size_t load = 0;
+  for (size_t plane = 0; plane < layout_->planes().size(); ++plane) {
+    for (size_t block = 0; block < kBlocks; ++block) {
+      load += encoder.LoadOf(plane);
+      if (load > encoder.max_load()) {
+        batches.emplace_back();
+        load = encoder.LoadOf(plane);
+      }
+      batches.back().planes.push_back(
+          {plane, positions_[block], Plane(values_, block, plane), tile_bytes, kDim * 2});
+      batches.back().blocks.push_back(block);
+    }
+  }
+  return batches;
 }
 
-void LlamaBlocks::KeepRecords() {
-  const size_t used = static_cast<size_t>(rooms_.back().data - pinned_.data()) + rooms_.back().size;
+double LlamaBlocks::Offload(std::span<const std::unique_ptr<PlaneEncoder>> encoders) {
+  const std::vector<Batch> batches = Batches(*encoders.front());
+  std::atomic<size_t> next{0};
+  const auto begin = Clock::now();
+  std::vector<std::thread> threads;
+  for (const auto& encoder : encoders) {
+    threads.emplace_back([&] {
+      for (size_t i; (i = next++) < batches.size();) {
+        OrDie(encoder->Encode(batches[i].planes));
+        OrDie(encoder->Collect());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return SecondsSince(begin);
+}
+
+void LlamaBlocks::KeepRecords(PlaneEncoder& encoder) {
+  std::vector<std::unique_ptr<RecordBuilder>> builders;
+  for (uint64_t position : positions_) {
+    builders.push_back(std::make_unique<RecordBuilder>(*layout_, fingerprint_, position));
+  }
+  for (const Batch& batch : Batches(encoder)) {
+    OrDie(encoder.Encode(batch.planes));
+    const auto encoded = OrDie(encoder.Collect());
+    for (size_t i = 0; i < encoded.size(); ++i) {
+      builders[batch.blocks[i]]->SetPlane(
+          batch.planes[i].plane,
+          {{encoded[i].bytes.begin(), encoded[i].bytes.end()}, encoded[i].summary.report},
+          encoded[i].summary.crc32c);
+    }
+  }
+  records_.clear();
+  indices_.clear();
+  size_t used = 0;
+  encoded_bytes_ = 0;
+  for (const auto& builder : builders) {
+    const std::vector<std::byte> record = builder->FinishContiguous();
+    if (used + record.size() > pinned_.size()) Die("records larger than expected");
+    std::copy(record.begin(), record.end(), pinned_.data() + used);
+    records_.push_back({pinned_.data() + used, record.size()});
+    indices_.push_back(OrDie(RecordIndex::Parse(record, *layout_, fingerprint_)));
+    used += (record.size() + kPage - 1) / kPage * kPage;
+    encoded_bytes_ += record.size();
+  }
   OrDie(device_records_.Reserve(used));
   OrDie(cudaMemcpy(device_records_.data(), pinned_.data(), used, cudaMemcpyHostToDevice));
-  indices_.clear();
-  for (const RecordRoom::Piece& room : rooms_) {
-    indices_.push_back(OrDie(RecordIndex::Parse({room.data, room.size}, *layout_, fingerprint_)));
-  }
   pieces_.clear();
   std::mt19937_64 random(1);
   AddRecords(Place::kPinned, nullptr);
@@ -174,9 +209,9 @@ void LlamaBlocks::AddRecords(Place place, std::mt19937_64* runs) {
   const std::byte* base = on_device ? device_records_.data() : pinned_.data();
   for (size_t i = 0; i < kBlocks; ++i) {
     auto& pieces = pieces_.emplace_back();
-    const std::byte* const begin = base + (rooms_[i].data - pinned_.data());
-    for (size_t at = 0; at < rooms_[i].size;) {
-      const size_t left = rooms_[i].size - at;
+    const std::byte* const begin = base + (records_[i].data() - pinned_.data());
+    for (size_t at = 0; at < records_[i].size();) {
+      const size_t left = records_[i].size() - at;
       const size_t size = runs == nullptr ? left : std::min(left, (1 + (*runs)() % 32) * kPage);
       pieces.push_back({begin + at, size});
       at += size;
@@ -219,7 +254,7 @@ size_t LlamaBlocks::Verify(uint64_t seed) const {
     }
     std::vector<std::byte> want(plane.raw_bytes), got(plane.raw_bytes);
     OrDie(DecodePlane(*CpuCodec(), plane, table.get(),
-                      {rooms_[block].data + entry.offset, entry.bytes}, want));
+                      {records_[block].data() + entry.offset, entry.bytes}, want));
     OrDie(cudaMemcpy(got.data(), Plane(restored_, block, p), got.size(), cudaMemcpyDeviceToHost));
     CompareOrDie(want, got);
   }

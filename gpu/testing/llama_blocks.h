@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "codec/record.h"
-#include "gpu/offload_pipeline.h"
+#include "gpu/plane_encoder.h"
 #include "gpu/restore_pipeline.h"
 #include "gpu/staging.h"
 #include "space/plane_layout.h"
@@ -43,13 +43,14 @@ class LlamaBlocks {
   const DeviceBuffer& restored() const { return restored_; }
   const PinnedBuffer& pinned() const { return pinned_; }
 
-  std::unique_ptr<OffloadPipeline> MakeOffload(const OffloadConfig& config) const;
+  std::unique_ptr<PlaneEncoder> MakeEncoder(const PlaneEncoderConfig& config) const;
   std::unique_ptr<RestorePipeline> MakeRestore(const RestoreConfig& config) const;
 
-  // All blocks to records in pinned memory; returns seconds.
-  double Offload(OffloadPipeline& pipeline);
-  // Reads the heads of the records that Offload wrote, and copies the records to the device.
-  void KeepRecords();
+  // All planes, encoded, to pinned memory, a batch of each encoder's at a time on a thread of its
+  // own; returns seconds.
+  double Offload(std::span<const std::unique_ptr<PlaneEncoder>> encoders);
+  // Makes records of the same, in pinned memory and on the device.
+  void KeepRecords(PlaneEncoder& encoder);
 
   struct RestoreTimes {
     double first_layer = 0, all = 0;  // seconds
@@ -65,6 +66,11 @@ class LlamaBlocks {
 
  private:
   void FillValues();
+  struct Batch {
+    std::vector<PlaneEncoder::Plane> planes;
+    std::vector<size_t> blocks;  // of each
+  };
+  std::vector<Batch> Batches(const PlaneEncoder& encoder) const;
   void AddRecords(Place place, std::mt19937_64* runs);
   std::byte* Plane(const DeviceBuffer& buffer, size_t block, size_t plane) const;
 
@@ -73,7 +79,7 @@ class LlamaBlocks {
   DeviceBuffer values_, restored_, device_records_;
   PinnedBuffer pinned_;
   std::vector<uint64_t> positions_;
-  std::vector<RecordRoom::Piece> rooms_;
+  std::vector<std::span<std::byte>> records_;  // in pinned_
   std::vector<RecordIndex> indices_;
   std::vector<std::vector<RecordPiece>> pieces_;
   std::vector<StoredRecord> stored_[3];  // by place
