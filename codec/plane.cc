@@ -95,17 +95,29 @@ size_t VerbatimOffset(const PlaneSpec& plane) {
   return plane.is_opaque() ? 0 : TileTableBytes(plane);
 }
 
+std::vector<std::byte> VerbatimTable(const PlaneSpec& plane) {
+  std::vector<std::byte> table(VerbatimOffset(plane));
+  if (plane.is_opaque()) return table;
+  for (size_t i = 0; i < plane.heads; ++i) {
+    PackTileHead(TileHead{}, table.data() + i * kTileHeadBytes);
+  }
+  return table;
+}
+
+QualityReport VerbatimReport(const PlaneSpec& plane) {
+  QualityReport report;
+  if (plane.is_opaque()) return report;
+  for (size_t i = 0; i < plane.heads; ++i) report.Add(TileReport{});
+  report.entries = plane.entries();
+  report.bytes = VerbatimOffset(plane) + plane.raw_bytes;
+  return report;
+}
+
 EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes) {
   EncodedPlane out;
   out.bytes = std::move(bytes);
-  if (plane.is_opaque()) return out;
-  std::fill_n(out.bytes.begin(), TileTableBytes(plane), std::byte{0});
-  for (size_t i = 0; i < plane.heads; ++i) {
-    PackTileHead(TileHead{}, out.bytes.data() + i * kTileHeadBytes);
-    out.report.Add(TileReport{});
-  }
-  out.report.entries = plane.entries();
-  out.report.bytes = out.bytes.size();
+  std::ranges::copy(VerbatimTable(plane), out.bytes.begin());
+  out.report = VerbatimReport(plane);
   return out;
 }
 

@@ -50,8 +50,11 @@ struct EncodedPlane {
 bool IsVerbatim(const PlaneSpec& plane, const CodecSettings& settings);
 // Where the values begin in it.
 size_t VerbatimOffset(const PlaneSpec& plane);
-// `bytes`: VerbatimOffset() bytes to be written here, then the values. Reports no energy, as
-// nothing was measured, and no error.
+// What lies before them: VerbatimOffset() bytes.
+std::vector<std::byte> VerbatimTable(const PlaneSpec& plane);
+// No energy, as nothing was measured, and no error.
+QualityReport VerbatimReport(const PlaneSpec& plane);
+// `bytes`: VerbatimOffset() bytes to be written here, then the values.
 EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes);
 
 // Whole planes, tile after tile on the calling thread. `values` is spec.raw_bytes long; `rotary` is

@@ -2,12 +2,14 @@
 // fail.
 #include "codec/record.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <string>
 
 #include "codec/testing/golden.h"
 #include "codec/testing/tiles.h"
+#include "codec/verbatim_record.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -196,6 +198,65 @@ TEST(Report, PoolsExactly) {
   EXPECT_EQ(report.rank_max, 5u);
   EXPECT_EQ(report.tiles_raw, 1u);
   EXPECT_EQ(ErrorSums{}.nmse(), 0);
+}
+
+// ---- VerbatimRecordWriter ----
+
+// FP16 heads, and an opaque plane whose size is no multiple of the alignment.
+PlaneLayout VerbatimLayout(CodecId codec) {
+  SpaceSpec spec;
+  spec.model = {"verbatim", "", ""};
+  LayerGroup group;
+  group.layers = {0, 1};
+  group.kv_heads = 3;
+  group.k_dim = group.v_dim = 64;
+  LayerGroup opaque;
+  opaque.layers = {2};
+  opaque.kind = LayerGroup::Kind::kOpaque;
+  opaque.opaque_bytes = 20'001;
+  spec.groups = {group, opaque};
+  spec.codec.codec = codec;
+  return *PlaneLayout::Create(spec, {});
+}
+
+std::vector<std::byte> Noise(size_t size, uint32_t seed) {
+  std::vector<std::byte> bytes(size);
+  for (std::byte& b : bytes) b = static_cast<std::byte>((seed = seed * 1664525 + 1013904223) >> 24);
+  return bytes;
+}
+
+TEST(VerbatimRecord, IsWhatTheBuilderMakes) {
+  const PlaneLayout layout = VerbatimLayout(CodecId::kRaw);
+  const Fingerprint fingerprint{3};
+  std::vector<std::byte> written(VerbatimRecordWriter::RecordBytes(layout), std::byte{0xee});
+  // In pieces of odd sizes, as little as the tier's may fit the planes.
+  std::vector<std::span<std::byte>> room;
+  for (size_t at = 0; at < written.size(); at += 4097) {
+    room.push_back(std::span(written).subspan(at, std::min<size_t>(4097, written.size() - at)));
+  }
+  RecordBuilder builder(layout, fingerprint, 256);
+  VerbatimRecordWriter writer(layout, fingerprint, 256, room);
+  for (size_t i = 0; i < layout.planes().size(); ++i) {
+    const PlaneSpec& plane = layout.planes()[i];
+    const auto values = Noise(plane.raw_bytes, static_cast<uint32_t>(i));
+    std::vector<std::byte> bytes(VerbatimOffset(plane));
+    bytes.insert(bytes.end(), values.begin(), values.end());
+    builder.SetPlane(i, FinishVerbatim(plane, std::move(bytes)));
+    EXPECT_FALSE(writer.complete());
+    writer.Append(std::span(values).first(1000));
+    writer.Append(std::span(values).subspan(1000));
+  }
+  ASSERT_TRUE(writer.complete());
+  const auto head = writer.Finish();
+  ASSERT_EQ(head.size(), 1u);
+  std::ranges::copy(head[0], written.begin());
+  EXPECT_EQ(writer.record_bytes(), written.size());
+  EXPECT_EQ(written, builder.FinishContiguous());
+  EXPECT_EQ(writer.k_report().bytes, builder.k_report().bytes);
+}
+
+TEST(VerbatimRecord, NeedsEveryPlaneVerbatim) {
+  EXPECT_EQ(VerbatimRecordWriter::RecordBytes(VerbatimLayout(CodecId::kEOptShrinkQ)), 0u);
 }
 
 }  // namespace

@@ -414,5 +414,86 @@ TEST_F(ServiceCallTest, WhatCannotBeWrittenIsNotStored) {
   EXPECT_TRUE(Store());
 }
 
+// ---- Records written in place ----
+
+class InPlacePutTest : public ServiceCallTest {
+ protected:
+  InPlacePutTest() {
+    SpaceSpec spec = Spec();
+    spec.codec.codec = CodecId::kRaw;
+    space_ = service_.OpenSpace(kDefaultTenant, session_->id(), spec, {})->handle;
+  }
+  uint64_t used() const { return tier_.usage().used_bytes; }
+};
+
+TEST_F(InPlacePutTest, NothingIsVisibleBeforeTheCommit) {
+  const auto put = SendAll();
+  EXPECT_GT(used(), layout_.raw_bytes());
+  executor_.RunAll();
+  EXPECT_EQ(Lookup(), 0u);
+  EXPECT_EQ(store_.Snapshot().tiers[0].blocks, 0u);
+}
+
+TEST_F(InPlacePutTest, GetGivesWhatWasPut) {
+  ASSERT_TRUE(Store());
+  auto get = Get();
+  for (const auto& plane : block_) {
+    bool came = false;
+    get->Next([&](absl::StatusOr<PlaneDelivery> delivery) {
+      ASSERT_TRUE(delivery.ok()) << delivery.status();
+      came = std::ranges::equal(delivery->bytes, plane);
+    });
+    executor_.RunAll();
+    EXPECT_TRUE(came);
+  }
+}
+
+TEST_F(InPlacePutTest, CancelGivesTheRoomBackAndTakesNoMore) {
+  const auto put = SendAll();
+  put->Cancel();
+  EXPECT_EQ(used(), 0u);
+  EXPECT_TRUE(Store());  // the block is nobody's
+}
+
+TEST_F(InPlacePutTest, BytesAfterTheCancelGoNowhere) {
+  auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {});
+  const PlaneSpec& plane = layout_.planes()[0];
+  const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
+  const PlaneSegment half = {plane.layer, plane.kind, 0, 0, bytes / 2, bytes};
+  const std::span<const std::byte> data = std::span(block_[0]).first(bytes / 2);
+  ASSERT_TRUE(put->Add({&half, 1}, {&data, 1}).ok());
+  put->Cancel();
+  const PlaneSegment rest = {plane.layer, plane.kind, 0, bytes / 2, bytes / 2, bytes};
+  EXPECT_EQ(put->Add({&rest, 1}, {&data, 1}).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(used(), 0u);
+}
+
+TEST_F(InPlacePutTest, ACallThatGoesLeavesNothing) {
+  SendAll();
+  EXPECT_EQ(used(), 0u);
+  EXPECT_EQ(store_.Snapshot().pending_blocks, 0u);
+}
+
+TEST_F(InPlacePutTest, WhereThereIsNoRoomTheCommitTriesAgain) {
+  std::vector<Allocation> all;
+  auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {});
+  for (auto a = tier_.Allocate(1); a.ok(); a = tier_.Allocate(1)) all.push_back(*a);
+  for (size_t p = 0; p < layout_.planes().size(); ++p) {
+    const PlaneSpec& plane = layout_.planes()[p];
+    const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
+    const PlaneSegment segment = {plane.layer, plane.kind, 0, 0, bytes, bytes};
+    const std::span<const std::byte> data = block_[p];
+    ASSERT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
+  }
+  for (const Allocation& a : all) tier_.Free(a);
+  bool stored = false;
+  ASSERT_TRUE(put->Commit([&](absl::StatusOr<PutResults> results) {
+                   stored = results.ok() && results->blocks[0].stored;
+                 })
+                  .ok());
+  executor_.RunAll();
+  EXPECT_TRUE(stored);
+}
+
 }  // namespace
 }  // namespace kvstow::testing

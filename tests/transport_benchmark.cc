@@ -1,11 +1,14 @@
-// What the data paths cost beside their limits, all measured in this process and this run: memcpy,
-// the codec alone, a bare gRPC byte stream. A daemon and a worker share the machine, as in
-// production.
+// What the data paths cost beside their limits, all measured in this run: memcpy, the codec alone,
+// bare gRPC streams and calls. The daemon and the bare calls' server are processes of their own; a
+// daemon and a worker share the machine, as in production.
 //
-//   transport_benchmark [SECONDS [THREADS]]
+//   transport_benchmark [SECONDS [THREADS [ROWS]]]
 //
-// THREADS are the daemon's; the worker has one. Prints GB/s (1e9 bytes of KV), medians over calls.
+// THREADS are the daemon's; the worker has one. ROWS: of "raw", "lossy" and "lookup" those that the
+// word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
 #include <malloc.h>
+#include <signal.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,17 +17,18 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "codec/plane.h"
 #include "kvstow/client.h"
-#include "server/app/daemon.h"
-#include "tests/testing/byte_stream.h"
+#include "tests/testing/bare_service.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/process.h"
 
 namespace kvstow::testing {
 namespace {
@@ -33,6 +37,9 @@ using Clock = std::chrono::steady_clock;
 using Planes = std::vector<std::vector<std::byte>>;
 
 double seconds_each = 2;
+std::string rows = "raw,lossy,lookup";
+
+bool Wanted(const char* row) { return absl::StrContains(rows, row); }
 
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -73,6 +80,7 @@ struct Worker {
     ClientOptions options;
     options.target = target;
     options.path = path;
+    options.connect_wait = absl::Seconds(20);
     options.lookup_deadline = options.get_deadline = options.put_deadline = absl::Minutes(5);
     client = Client::Create(options);
     space = *client->OpenSpace(Spec(codec));
@@ -132,21 +140,43 @@ double Memcpy(Worker& worker) {
   });
 }
 
-void RawCodec(const std::string& target, DataPath path, double grpc_limit) {
+// Where the daemon and the server of the bare calls are.
+struct Peers {
+  std::string target, bare_socket;
+};
+
+// What a row is compared with.
+struct Limit {
+  double rate;
+  const char* name;
+};
+
+void RawCodec(const std::string& target, DataPath path, const Limit& put, const Limit& get) {
   Worker worker(target, path, CodecId::kRaw, 8);
-  const double copy = Memcpy(worker);
-  std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy);
   const std::string name(Name(path));
-  const bool shm = path == DataPath::kSharedMemory;
-  const double limit = shm ? copy : grpc_limit;
-  const char* const of = shm ? "memcpy" : "the bare stream";
   Row(absl::StrCat("raw put over ", name),
       Rate(
           worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); }),
-      limit, of);
+      put.rate, put.name);
   worker.Put();
-  Row(absl::StrCat("raw get over ", name), Rate(worker.bytes(), [&] { worker.Get(); }), limit, of);
+  Row(absl::StrCat("raw get over ", name), Rate(worker.bytes(), [&] { worker.Get(); }), get.rate,
+      get.name);
   worker.Drop();
+}
+
+void RawRows(const Peers& peers) {
+  const Limit to{BareStreamTo(peers.bare_socket, seconds_each), "the bare stream"};
+  const Limit from{BareStreamFrom(peers.bare_socket, seconds_each), "the bare stream"};
+  std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream to another process", to.rate);
+  std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream from it", from.rate);
+  RawCodec(peers.target, DataPath::kGrpc, to, from);
+  Limit copy{0, "memcpy"};
+  {
+    Worker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, 8);
+    copy.rate = Memcpy(worker);
+  }
+  std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
+  RawCodec(peers.target, DataPath::kSharedMemory, copy, copy);
 }
 
 // The same planes through the CPU codec on one thread, without daemon and transport.
@@ -221,62 +251,67 @@ std::vector<double> LookupLatencies(const std::string& target, size_t clients) {
   return all;
 }
 
-void Lookups(const std::string& target) {
-  const auto row = [](const char* what, const std::vector<double>& sorted) {
-    std::printf("%-44s p50 %6.0f us   p99 %6.0f us   %6.0f/s\n", what,
-                1e6 * sorted[sorted.size() / 2], 1e6 * sorted[sorted.size() * 99 / 100],
-                sorted.size() / seconds_each);
-    std::fflush(stdout);
-  };
-  row("lookup of 256 keys, one client", LookupLatencies(target, 1));
-  row("lookup of 256 keys, 16 clients", LookupLatencies(target, 16));
+void LatencyRow(const std::string& what, const std::vector<double>& sorted) {
+  std::printf("%-44s p50 %6.0f us   p99 %6.0f us   %6.0f/s\n", what.c_str(),
+              1e6 * sorted[sorted.size() / 2], 1e6 * sorted[sorted.size() * 99 / 100],
+              static_cast<double>(sorted.size()) / seconds_each);
+  std::fflush(stdout);
+}
+
+void Lookups(const Peers& peers) {
+  for (const size_t clients : {1, 16}) {
+    LatencyRow(absl::StrCat("bare calls of 4 KiB, clients: ", clients),
+               BareCalls(peers.bare_socket, clients, 256 * 16, 0, seconds_each));
+    LatencyRow(absl::StrCat("lookup of 256 keys, clients: ", clients),
+               LookupLatencies(peers.target, clients));
+  }
   for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
-    Worker bulk(target, path, CodecId::kEOptShrinkQ, 4);
+    Worker bulk(peers.target, path, CodecId::kEOptShrinkQ, 4);
     bulk.Put();
     std::atomic<bool> stop{false};
     std::thread traffic([&] {
       while (!stop) bulk.Get();
     });
-    row(absl::StrCat("one client, Gets over ", Name(path), " beside it").c_str(),
-        LookupLatencies(target, 1));
+    LatencyRow(absl::StrCat("one client, Gets over ", Name(path), " beside it"),
+               LookupLatencies(peers.target, 1));
     stop = true;
     traffic.join();
     bulk.Drop();
   }
 }
 
-void Run(uint32_t threads) {
-#ifdef NDEBUG
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as kvstowd does
-#endif
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);  // as kvstowd does
+void Run(const char* self, uint32_t threads) {
+  TempDir dir;
+  const Peers peers{absl::StrCat("unix:", dir.path(), "/d.sock"), dir.path() + "/bare.sock"};
+  const Process daemon(
+      {KVSTOWD, absl::StrCat("--unix_socket=", dir.path(), "/d.sock"), "--metrics=none",
+       "--host_tier=512MiB", "--device=cpu", absl::StrCat("--threads=", threads)},
+      dir.path() + "/log");
+  const Process bare({self, "--serve_bare", peers.bare_socket}, dir.path() + "/bare.log");
+  std::printf("%u threads of the daemon, one of the worker\n", threads);
+  if (Wanted("raw")) RawRows(peers);
+  if (Wanted("lossy")) {
+    Lossy(peers.target, DataPath::kGrpc, threads);
+    Lossy(peers.target, DataPath::kSharedMemory, threads);
+  }
+  if (Wanted("lookup")) Lookups(peers);
+}
+
+// What is measured in the daemon's place has its settings, too.
+[[noreturn]] void Serve(const std::string& socket) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   mallopt(M_TOP_PAD, 64 << 20);
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  TempDir dir;
-  ConfigOverrides overrides;
-  overrides.unix_socket = dir.path() + "/d.sock";
-  overrides.host_tier = "512MiB";
-  overrides.metrics = "none";
-  overrides.log_level = "warn";
-  overrides.device = "cpu";
-  overrides.threads = threads;
-  auto daemon = Daemon::Start(*LoadConfig("", overrides));
-  if (!daemon.ok()) std::exit(1);
-  const std::string target = (*daemon)->listeners().front();
-  std::printf("%u threads of the daemon, one of the worker\n", threads);
-  const double bare = BareStreamRate(dir.path() + "/bare.sock", 1 << 20, seconds_each);
-  std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream, 1 MiB chunks", bare);
-  for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
-    RawCodec(target, path, bare);
-    Lossy(target, path, threads);
-  }
-  Lookups(target);
+  ServeBare(socket);
 }
 
 }  // namespace
 }  // namespace kvstow::testing
 
 int main(int argc, char** argv) {
+  if (argc == 3 && std::string_view(argv[1]) == "--serve_bare") kvstow::testing::Serve(argv[2]);
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
-  kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
+  if (argc > 3) kvstow::testing::rows = argv[3];
+  kvstow::testing::Run(argv[0], argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
 }

@@ -54,7 +54,7 @@ absl::Status PutCall::AddOnDevice(std::span<const PlaneSegment> segments) {
       ++encoding_;
     }
     received_bytes_ += s.length;
-    GoOn();
+    GoToNextPlane();
   }
   PrepareTurns();
   return absl::OkStatus();

@@ -29,6 +29,27 @@ struct PutCall::PlaneWork {
   uint64_t sample = 0;
 };
 
+namespace {
+
+// Visits the next `length` bytes of `data`, of which `skip` bytes of the first piece are used up.
+template <typename Visit>
+void ForPieces(size_t length, std::span<const std::span<const std::byte>>& data, size_t& skip,
+               Visit visit) {
+  while (length > 0) {
+    const auto piece = data.front().subspan(skip);
+    const size_t n = std::min(length, piece.size());
+    if (n > 0) visit(piece.first(n));
+    length -= n;
+    skip += n;
+    if (skip == data.front().size()) {
+      data = data.subspan(1);
+      skip = 0;
+    }
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(CallContext& context,
                                                          std::shared_ptr<Session> session,
                                                          std::shared_ptr<const SpaceContext> space,
@@ -46,6 +67,7 @@ PutCall::~PutCall() { context_.staged.Give(staged_bytes_); }
 absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
   intents_ = std::move(intents);
   const uint64_t estimate = space_->EstimatedRecordBytes();
+  if (!is_encoded()) in_place_bytes_ = VerbatimRecordWriter::RecordBytes(space_->layout());
   KVSTOW_ASSIGN_OR_RETURN(
       auto reserved,
       context_.store.Reserve(space_->id(), space_->layout().shard().index, intents_, estimate));
@@ -153,7 +175,7 @@ absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
   size_t skip = 0;
   for (const PlaneSegment& s : segments) {
     KVSTOW_RETURN_IF_ERROR(CheckSegment(s));
-    CopyInto(s, data, skip);
+    KVSTOW_RETURN_IF_ERROR(CopyInto(s, data, skip));
   }
   received_bytes_ += present;
   return absl::OkStatus();
@@ -189,24 +211,19 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
 }
 
 // `skip` bytes of data[0] are used up.
-void PutCall::CopyInto(const PlaneSegment& segment,
-                       std::span<const std::span<const std::byte>>& data, size_t& skip) {
+absl::Status PutCall::CopyInto(const PlaneSegment& segment,
+                               std::span<const std::span<const std::byte>>& data, size_t& skip) {
+  WantedBlock& block = wanted_[next_block_];
+  if (in_place_bytes_ > 0 && next_plane_ == 0 && next_offset_ == 0) PlaceRecord(block);
+  if (block.in_place != nullptr) return CopyInPlace(*block.in_place, segment, data, skip);
   if (filling_ == nullptr) filling_ = BeginPlane(segment);
   std::byte* out = filling_->received().data() + next_offset_;
-  for (size_t left = segment.length; left > 0;) {
-    const auto piece = data.front().subspan(skip);
-    const size_t n = std::min(left, piece.size());
-    if (n > 0) std::memcpy(out, piece.data(), n);
-    out += n;
-    left -= n;
-    skip += n;
-    if (skip == data.front().size()) {
-      data = data.subspan(1);
-      skip = 0;
-    }
-  }
+  ForPieces(segment.length, data, skip, [&out](std::span<const std::byte> piece) {
+    std::memcpy(out, piece.data(), piece.size());
+    out += piece.size();
+  });
   next_offset_ += segment.length;
-  if (next_offset_ < filling_->size) return;
+  if (next_offset_ < filling_->size) return absl::OkStatus();
   {
     absl::MutexLock lock(&mu_);
     ++encoding_;
@@ -218,12 +235,35 @@ void PutCall::CopyInto(const PlaneSegment& segment,
     StartEncoding(std::move(filling_));
   }
   filling_ = nullptr;
-  next_offset_ = 0;
-  GoOn();
+  GoToNextPlane();
+  return absl::OkStatus();
 }
 
-void PutCall::GoOn() {
+void PutCall::GoToNextPlane() {
+  next_offset_ = 0;
   if (++next_block_ == wanted_.size() && ++next_plane_ < plane_count()) next_block_ = 0;
+}
+
+void PutCall::PlaceRecord(WantedBlock& block) {
+  absl::MutexLock lock(&mu_);
+  if (cancelled_) return;
+  auto room = context_.store.TakeRoom(reservations_[next_block_], in_place_bytes_);
+  if (!room.ok() || room->empty()) return;  // the commit tries again
+  block.in_place = std::make_unique<VerbatimRecordWriter>(space_->layout(), space_->fingerprint(),
+                                                          intents_[block.index].first_position,
+                                                          *std::move(room));
+}
+
+absl::Status PutCall::CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment,
+                                  std::span<const std::span<const std::byte>>& data, size_t& skip) {
+  absl::MutexLock in_place(&in_place_mu_);
+  // Once it is set, whoever cancels waits for in_place_mu_ before the room goes.
+  if (unwanted_.load()) return absl::CancelledError("nobody wants this plane any more");
+  ForPieces(segment.length, data, skip,
+            [&record](std::span<const std::byte> piece) { record.Append(piece); });
+  next_offset_ += segment.length;
+  if (next_offset_ == segment.plane_bytes) GoToNextPlane();
+  return absl::OkStatus();
 }
 
 std::shared_ptr<PutCall::PlaneWork> PutCall::BeginPlane(const PlaneSegment& segment) {
@@ -334,9 +374,10 @@ void PutCall::Cancel() {
   // store.
   Done dropped;
   std::vector<kvstow::Store::Reservation> given_back;
+  unwanted_ = true;
+  absl::MutexLock in_place(&in_place_mu_);
   absl::MutexLock lock(&mu_);
   cancelled_ = true;
-  unwanted_ = true;
   dropped = std::move(done_);
   given_back = std::move(reservations_);
 }

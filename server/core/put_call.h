@@ -2,8 +2,9 @@
 //
 // Planes arrive layer by layer across the call's blocks (proto: Segment), are copied out of the
 // transport's memory, and encoded as soon as each is whole; those that the client encoded are
-// checked instead (client_plane.h). Nothing is visible before the commit; a call that goes away
-// leaves nothing behind.
+// checked instead (client_plane.h). Blocks that no codec touches are written to their place in the
+// tier at once, where the host can (codec/verbatim_record.h). Nothing is visible before the commit;
+// a call that goes away leaves nothing behind.
 //
 // Thread safety: the transport calls Add and Commit from one thread at a time, Cancel from any.
 // Callbacks come on executor threads.
@@ -25,6 +26,7 @@
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
 #include "codec/report.h"
+#include "codec/verbatim_record.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
 #include "server/core/client_plane.h"
@@ -110,6 +112,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
     uint32_t index = 0;  // into intents
     BlockRotary rotary;
     std::unique_ptr<RecordBuilder> record;  // guarded by mu_ until all planes are set
+    // Instead: the record is written in place. The transport's thread only, until the commit.
+    std::unique_ptr<VerbatimRecordWriter> in_place;
   };
   // One plane being received, then encoded or checked.
   struct PlaneWork;
@@ -139,8 +143,15 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   bool is_encoded() const { return form_.form == PlaneForm::kEncoded; }
   absl::Status CheckSegment(const PlaneSegment& segment) const;
   absl::Status CheckSize(const PlaneSegment& segment) const;
-  void CopyInto(const PlaneSegment& segment, std::span<const std::span<const std::byte>>& data,
-                size_t& skip);
+  absl::Status CopyInto(const PlaneSegment& segment,
+                        std::span<const std::span<const std::byte>>& data, size_t& skip);
+  // Has the wanted block that is next written in place, if it can be.
+  void PlaceRecord(WantedBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
+  // CANCELLED when its room has been given back.
+  absl::Status CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment,
+                           std::span<const std::span<const std::byte>>& data, size_t& skip)
+      ABSL_LOCKS_EXCLUDED(in_place_mu_);
+  void GoToNextPlane();
   std::shared_ptr<PlaneWork> BeginPlane(const PlaneSegment& segment);
   void StartEncoding(std::shared_ptr<PlaneWork> work);
   void StartChecking(std::shared_ptr<PlaneWork> work);
@@ -150,13 +161,15 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void OnEncoded(std::shared_ptr<PlaneWork> work, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mu_);
   void OnPlanesDone(size_t planes) ABSL_LOCKS_EXCLUDED(mu_);
-  void GoOn();
   // put_commit.cc
   struct Committing;
   void Store();
   void StoreSome(const std::shared_ptr<Committing>& commit);
   void FinishStore(Committing& commit);
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
+  // `Record` is RecordBuilder or VerbatimRecordWriter.
+  template <typename Record>
+  PutResult StoreRecord(Record& record, kvstow::Store::Reservation reservation);
   // device_put.cc
   absl::Status CheckStagedOnDevice(std::span<const PlaneSegment> segments);
   absl::Status AddOnDevice(std::span<const PlaneSegment> segments);
@@ -177,6 +190,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   std::vector<BlockIntent> intents_;
   std::vector<PutAnswer> answers_;
   std::vector<WantedBlock> wanted_;
+  uint64_t in_place_bytes_ = 0;  // of a record that is written in place; 0: none is
 
   // Where the next byte belongs; the transport's thread only.
   size_t next_plane_ = 0;
@@ -188,11 +202,13 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   uint64_t staged_bytes_ = 0;
   std::atomic<bool> unwanted_{false};  // what is still to be encoded or checked
 
+  // Held while a record is written in place: its room is not given back meanwhile. Before mu_.
+  absl::Mutex in_place_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   // One a wanted block; given back at once when the call is cancelled, so that who tries again is
-  // not told that the block is pending.
+  // not told that the block is pending. Not while in_place_mu_ is held by others.
   std::vector<kvstow::Store::Reservation> reservations_ ABSL_GUARDED_BY(mu_);
   bool committing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mu_);

@@ -46,7 +46,9 @@ void PutCall::Store() {
     commit->results.blocks[i].refusal = answers_[i].refusal;
   }
   uint64_t bytes = 0;
-  for (const WantedBlock& block : wanted_) bytes += block.record->record_bytes();
+  for (const WantedBlock& block : wanted_) {
+    if (block.in_place == nullptr) bytes += block.record->record_bytes();
+  }
   const size_t most = std::min(wanted_.size(), context_.executor.concurrency());
   const size_t runners = std::clamp<size_t>(bytes / kBytesOfRunner, 1, std::max<size_t>(most, 1));
   commit->running = runners;
@@ -87,8 +89,13 @@ void PutCall::FinishStore(Committing& commit) {
 }
 
 PutResult PutCall::StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation) {
+  return block.in_place != nullptr ? StoreRecord(*block.in_place, std::move(reservation))
+                                   : StoreRecord(*block.record, std::move(reservation));
+}
+
+template <typename Record>
+PutResult PutCall::StoreRecord(Record& record, kvstow::Store::Reservation reservation) {
   PutResult result;
-  RecordBuilder& record = *block.record;
   Store::RecordMeta meta;
   const auto pieces = record.Finish();
   meta.raw_bytes = space_->layout().raw_bytes();

@@ -113,6 +113,11 @@ absl::StatusOr<std::vector<Store::ReserveAnswer>> Store::Reserve(
   return impl_->Reserve(this, space, shard, intents, record_bytes);
 }
 
+absl::StatusOr<std::vector<std::span<std::byte>>> Store::TakeRoom(const Reservation& reservation,
+                                                                  uint64_t record_bytes) {
+  return impl_->TakeRoom(reservation.pending_, record_bytes);
+}
+
 absl::Status Store::Commit(Reservation reservation,
                            std::span<const std::span<const std::byte>> pieces,
                            const RecordMeta& meta) {

@@ -257,6 +257,14 @@ class Store {
     uint64_t raw_bytes = 0;
     DeclaredQuality k{}, v{};
   };
+  // Takes the record's room before its bytes are there, evicting as Commit does. Returns where to
+  // write them, in order; Commit then has that much of the record still to write as it is given
+  // pieces, from the first byte on, and the rest must have been written in place. Empty, and
+  // nothing taken, where the host cannot write the tier in place: Commit takes the room then. The
+  // same with RESOURCE_EXHAUSTED, when none can be made. The room is the caller's to write until
+  // the reservation is committed or given back. REQUIRES that none was taken.
+  absl::StatusOr<std::vector<std::span<std::byte>>> TakeRoom(const Reservation& reservation,
+                                                             uint64_t record_bytes);
   // Writes the record (its pieces one after the other) and makes the block visible when it is
   // whole. Evicts to make room. RESOURCE_EXHAUSTED when no room can be made (counted as a refusal);
   // the reservation is consumed either way.

@@ -30,12 +30,20 @@
 
 namespace kvstow {
 
+// Room for a record.
+struct Placement {
+  size_t tier = 0;
+  Allocation allocation;
+  uint64_t bytes = 0;  // of the record
+};
+
 // What a Reservation points to.
 struct PendingCommit {
   BlockIntent intent;
   Block* block = nullptr;
   uint32_t slot = 0;            // of Block::records()
-  uint64_t promised_bytes = 0;  // physical, by the estimate
+  uint64_t promised_bytes = 0;  // physical, by the estimate; 0 once there is a placement
+  std::optional<Placement> placement = {};
 };
 
 class Store::Impl {
@@ -61,6 +69,8 @@ class Store::Impl {
   absl::StatusOr<std::vector<ReserveAnswer>> Reserve(Store* store, SpaceId space, uint32_t shard,
                                                      std::span<const BlockIntent> intents,
                                                      uint64_t record_bytes);
+  absl::StatusOr<std::vector<std::span<std::byte>>> TakeRoom(PendingCommit* pending,
+                                                             uint64_t record_bytes);
   void Abandon(std::unique_ptr<PendingCommit> pending);
   absl::Status Commit(std::unique_ptr<PendingCommit> pending,
                       std::span<const std::span<const std::byte>> pieces, const RecordMeta& meta);
@@ -82,10 +92,6 @@ class Store::Impl {
   Tier* tier(size_t index) const { return tiers_[index]; }
 
  private:
-  struct Placement {
-    size_t tier = 0;
-    Allocation allocation;
-  };
   // A tier that has a slower one behind it.
   struct FastTier {
     std::vector<TierQueue> queues;  // by tenant
@@ -144,11 +150,15 @@ class Store::Impl {
                                              Refusal* refusal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status WritePieces(const Placement& placement,
                            std::span<const std::span<const std::byte>> pieces) const;
-  // Of a record of so many bytes.
-  absl::Status OverwriteSlack(const Placement& placement, uint64_t bytes) const;
+  absl::Status OverwriteSlack(const Placement& placement) const;
+  // Gives the pending block its placement, and the promise up; the refusal when there is no room.
+  std::optional<Refusal> Place(PendingCommit* pending, uint64_t record_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GiveRoomBack(TenantId tenant, const Placement& placement) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(const PendingCommit& pending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
-               const RecordMeta& meta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // REQUIRES a placement.
+  void Publish(const PendingCommit& pending, const RecordMeta& meta)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes the block visible if it can be, and then those below it that waited for it.
   void Reveal(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RevealOne(Block* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -164,8 +174,8 @@ class Store::Impl {
   // tenant's.
   std::optional<size_t> FindRoom(TenantId tenant, uint64_t record_bytes) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // RESOURCE_EXHAUSTED, counted, when no room can be made.
-  absl::StatusOr<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes)
+  // None, and why, when no room can be made.
+  std::optional<Placement> MakeRoom(TenantId tenant, uint64_t record_bytes, Refusal* refusal)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Placement> TryAllocate(TenantId tenant, uint64_t record_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

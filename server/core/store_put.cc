@@ -143,12 +143,20 @@ std::unique_ptr<PendingCommit> Store::Impl::MakePending(Space* space, uint32_t s
 }
 
 void Store::Impl::Forget(const PendingCommit& pending) {
+  const TenantId tenant = pending.block->space->tenant;
+  if (pending.placement) GiveRoomBack(tenant, *pending.placement);
   pending.block->records()[pending.slot].state = Record::State::kAbsent;
   --pending.block->reserved;
   --reservations_;
   promised_bytes_ -= pending.promised_bytes;
-  ledger_.tenant(pending.block->space->tenant).promised_bytes -= pending.promised_bytes;
+  ledger_.tenant(tenant).promised_bytes -= pending.promised_bytes;
   index_.Tidy(pending.block);
+}
+
+void Store::Impl::GiveRoomBack(TenantId tenant, const Placement& placement) {
+  Tier* const tier = tiers_[placement.tier];
+  ledger_.tenant(tenant).tier_bytes[placement.tier] -= tier->PhysicalBytes(placement.bytes);
+  tier->Free(placement.allocation);
 }
 
 void Store::Impl::Abandon(std::unique_ptr<PendingCommit> pending) {
@@ -156,34 +164,57 @@ void Store::Impl::Abandon(std::unique_ptr<PendingCommit> pending) {
   Forget(*pending);
 }
 
+std::optional<Refusal> Store::Impl::Place(PendingCommit* pending, uint64_t record_bytes) {
+  const TenantId tenant = pending->block->space->tenant;
+  Refusal refusal;
+  pending->placement = MakeRoom(tenant, record_bytes, &refusal);
+  if (!pending->placement) return refusal;
+  promised_bytes_ -= pending->promised_bytes;
+  ledger_.tenant(tenant).promised_bytes -= std::exchange(pending->promised_bytes, 0);
+  return std::nullopt;
+}
+
+absl::StatusOr<std::vector<std::span<std::byte>>> Store::Impl::TakeRoom(PendingCommit* pending,
+                                                                        uint64_t record_bytes) {
+  absl::MutexLock lock(&mu_);
+  const uint64_t promised = pending->promised_bytes;
+  if (const auto refusal = Place(pending, record_bytes)) {
+    return absl::ResourceExhaustedError(Name(*refusal));
+  }
+  const Placement& placement = *pending->placement;
+  auto room = tiers_[placement.tier]->Room(placement.allocation, record_bytes);
+  if (!room.empty()) return room;
+  const TenantId tenant = pending->block->space->tenant;
+  GiveRoomBack(tenant, placement);
+  pending->placement.reset();
+  pending->promised_bytes = promised;
+  promised_bytes_ += promised;
+  ledger_.tenant(tenant).promised_bytes += promised;
+  return room;
+}
+
 absl::Status Store::Impl::Commit(std::unique_ptr<PendingCommit> pending,
                                  std::span<const std::span<const std::byte>> pieces,
                                  const RecordMeta& meta) {
   uint64_t bytes = 0;
   for (const auto& piece : pieces) bytes += piece.size();
-  absl::StatusOr<Placement> placement;
-  {
+  const TenantId tenant = pending->block->space->tenant;
+  if (!pending->placement) {
     absl::MutexLock lock(&mu_);
-    placement = MakeRoom(pending->block->space->tenant, bytes);
-    if (!placement.ok()) {
+    if (const auto refusal = Place(pending.get(), bytes)) {
+      stats_->OnRefused(tenant, *refusal, 1);
       Forget(*pending);
-      return placement.status();
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no room for a record of ", bytes, " bytes: ", Name(*refusal)));
     }
-    promised_bytes_ -= pending->promised_bytes;
-    ledger_.tenant(pending->block->space->tenant).promised_bytes -=
-        std::exchange(pending->promised_bytes, 0);
   }
   // Nobody else knows of these pages yet.
-  const absl::Status written = WritePieces(*placement, pieces);
+  const absl::Status written = WritePieces(*pending->placement, pieces);
   absl::MutexLock lock(&mu_);
   if (written.ok()) {
-    Publish(*pending, *std::move(placement), bytes, meta);
+    Publish(*pending, meta);
   } else {
     // The pages hold what was there before: another block's record, maybe.
-    const TenantId tenant = pending->block->space->tenant;
-    ledger_.tenant(tenant).tier_bytes[placement->tier] -=
-        tiers_[placement->tier]->PhysicalBytes(bytes);
-    tiers_[placement->tier]->Free(placement->allocation);
     stats_->OnRefused(tenant, Refusal::kFull, 1);
     Forget(*pending);
   }
@@ -198,13 +229,13 @@ absl::Status Store::Impl::WritePieces(const Placement& placement,
     if (!s.ok()) return s;
     offset += piece.size();
   }
-  return options_.overwrite_slack ? OverwriteSlack(placement, offset) : absl::OkStatus();
+  return options_.overwrite_slack ? OverwriteSlack(placement) : absl::OkStatus();
 }
 
-absl::Status Store::Impl::OverwriteSlack(const Placement& placement, uint64_t bytes) const {
+absl::Status Store::Impl::OverwriteSlack(const Placement& placement) const {
   static constexpr std::array<std::byte, 4096> kZeros{};
   Tier* const tier = tiers_[placement.tier];
-  for (uint64_t at = bytes, end = tier->PhysicalBytes(bytes); at < end;) {
+  for (uint64_t at = placement.bytes, end = tier->PhysicalBytes(at); at < end;) {
     const uint64_t n = std::min<uint64_t>(kZeros.size(), end - at);
     if (absl::Status s = tier->Write(placement.allocation, at, std::span(kZeros).first(n)); !s.ok())
       return s;
@@ -213,14 +244,14 @@ absl::Status Store::Impl::OverwriteSlack(const Placement& placement, uint64_t by
   return absl::OkStatus();
 }
 
-void Store::Impl::Publish(const PendingCommit& pending, Placement placement, uint64_t bytes,
-                          const RecordMeta& meta) {
+void Store::Impl::Publish(const PendingCommit& pending, const RecordMeta& meta) {
+  const Placement& placement = *pending.placement;
   Block* block = pending.block;
   Record& record = block->records()[pending.slot];
-  record.allocation = std::move(placement.allocation);
-  record.bytes = bytes;
+  record.allocation = placement.allocation;
+  record.bytes = placement.bytes;
   record.raw_bytes = meta.raw_bytes;
-  record.physical_bytes = tiers_[placement.tier]->PhysicalBytes(bytes);
+  record.physical_bytes = tiers_[placement.tier]->PhysicalBytes(placement.bytes);
   record.tier = static_cast<uint8_t>(placement.tier);
   record.state = Record::State::kPresent;
   block->physical_bytes += record.physical_bytes;

@@ -1,4 +1,6 @@
 // Reservations, commits and visibility.
+#include <algorithm>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -288,6 +290,86 @@ TEST_F(StoreShardsTest, EventCarriesTheWorstShardsQuality) {
   ASSERT_THAT(w_.events, SizeIs(1));
   EXPECT_EQ(w_.events[0].k.centred_nmse, bad.centred_nmse);
   EXPECT_EQ(w_.events[0].v.nmse, bad.nmse);
+}
+
+// ---- TakeRoom ----
+
+class StoreRoomTest : public testing::Test {
+ protected:
+  Store::Reservation ReserveOne(char chain, uint32_t pages) {
+    return std::move(w_.Reserve(TestIntents(TestChain(chain, 1)), pages)[0].reservation);
+  }
+
+  StoreWorld w_{10};
+};
+
+TEST_F(StoreRoomTest, WhatWasWrittenInPlaceIsTheRecord) {
+  auto reservation = ReserveOne('a', 2);
+  const uint64_t bytes = 2 * kTestPage - 10;
+  const auto room = w_.store.TakeRoom(reservation, bytes);
+  ASSERT_TRUE(room.ok()) << room.status();
+  for (const std::span<std::byte> piece : *room) std::ranges::fill(piece, std::byte{7});
+  EXPECT_EQ(w_.Peek(TestChain('a', 1)), 0u);
+  const std::vector<std::byte> head(20, std::byte{1});
+  const std::span<const std::byte> pieces[] = {head};
+  ASSERT_TRUE(w_.store.Commit(std::move(reservation), pieces, {}).ok());
+  const Store::Pin pin = w_.store.Acquire(w_.space, 0, TestKey('a', 0));
+  ASSERT_TRUE(pin);
+  ASSERT_EQ(pin.record_bytes(), bytes);
+  std::vector<std::byte> read(bytes), expected(bytes, std::byte{7});
+  std::ranges::fill_n(expected.begin(), 20, std::byte{1});
+  EXPECT_TRUE(pin.Read(0, read).ok());
+  EXPECT_EQ(read, expected);
+  // What the record leaves of its last page is overwritten.
+  std::vector<std::byte> slack(10, std::byte{9});
+  EXPECT_TRUE(w_.tier.Read(Allocation{{0, 2}}, bytes, slack).ok());
+  EXPECT_THAT(slack, testing::Each(std::byte{0}));
+}
+
+TEST_F(StoreRoomTest, GivenBackRoomIsFree) {
+  {
+    const auto reservation = ReserveOne('a', 4);
+    ASSERT_TRUE(w_.store.TakeRoom(reservation, 4 * kTestPage).ok());
+    EXPECT_EQ(w_.used_pages(), 4u);
+    EXPECT_EQ(w_.store.Snapshot().tenants[0].physical_bytes, 4u * kTestPage);
+  }
+  EXPECT_EQ(w_.used_pages(), 0u);
+  EXPECT_EQ(w_.store.Snapshot().tenants[0].physical_bytes, 0u);
+  EXPECT_EQ(w_.Put(TestChain('b', 10)), 10u);
+}
+
+TEST_F(StoreRoomTest, TakenRoomIsPromisedToNobodyElse) {
+  const auto a = ReserveOne('a', 4);
+  const auto b = ReserveOne('b', 6);
+  ASSERT_TRUE(w_.store.TakeRoom(a, 4 * kTestPage).ok());
+  EXPECT_EQ(w_.Reserve(TestIntents(TestChain('c', 1)))[0].refusal, Refusal::kFull);
+  EXPECT_TRUE(w_.store.TakeRoom(b, 6 * kTestPage).ok());
+}
+
+TEST_F(StoreRoomTest, MakesRoomByEviction) {
+  w_.Put(TestChain('z', 1), 8);
+  const auto reservation = ReserveOne('a', 5);
+  EXPECT_TRUE(w_.store.TakeRoom(reservation, 5 * kTestPage).ok());
+  EXPECT_EQ(w_.Peek(TestChain('z', 1)), 0u);
+}
+
+TEST_F(StoreRoomTest, WhatFindsNoRoomIsStillReserved) {
+  auto reservation = ReserveOne('a', 5);
+  EXPECT_EQ(w_.store.TakeRoom(reservation, 11 * kTestPage).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(w_.store.Snapshot().pending_blocks, 1u);
+  EXPECT_TRUE(w_.Commit(std::move(reservation), 5).ok());
+}
+
+TEST(StoreRoomInPlaceTest, NoneIsTakenWhereTheHostCannotWrite) {
+  StoreWorld w(10, {}, /*fast_pages=*/10);
+  auto reservation = std::move(w.Reserve(TestIntents(TestChain('a', 1)), 2)[0].reservation);
+  const auto room = w.store.TakeRoom(reservation, 2 * kTestPage);
+  ASSERT_TRUE(room.ok());
+  EXPECT_THAT(*room, testing::IsEmpty());
+  EXPECT_EQ(w.used_pages(), 0u);
+  EXPECT_TRUE(w.Commit(std::move(reservation), 2).ok());
+  EXPECT_EQ(w.fast_pages(), 2u);
 }
 
 }  // namespace

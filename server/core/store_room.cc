@@ -58,37 +58,34 @@ std::optional<size_t> Store::Impl::FindRoom(TenantId tenant, uint64_t record_byt
   return std::nullopt;
 }
 
-absl::StatusOr<Store::Impl::Placement> Store::Impl::MakeRoom(TenantId tenant,
-                                                             uint64_t record_bytes) {
-  Refusal refusal = Refusal::kTooLarge;
+std::optional<Placement> Store::Impl::MakeRoom(TenantId tenant, uint64_t record_bytes,
+                                               Refusal* refusal) {
+  *refusal = Refusal::kTooLarge;
   if (FitsSomeTier(record_bytes)) {
     ExpireLeases();
     const uint64_t largest = LargestPhysical(record_bytes);
-    refusal =
+    *refusal =
         RoomBytes() >= largest && QuotaRoom(tenant) < largest ? Refusal::kQuota : Refusal::kFull;
     // Nothing is evicted for a record that will not fit even so.
     const std::optional<size_t> room = FindRoom(tenant, record_bytes);
     while (room.has_value()) {
-      if (auto placement = TryAllocate(tenant, record_bytes)) return *std::move(placement);
+      if (auto placement = TryAllocate(tenant, record_bytes)) return placement;
       Block* victim = VictimFor(tenant, *room, tiers_[*room]->PhysicalBytes(record_bytes));
       if (victim == nullptr) break;
       Remove(victim, RemovalReason::kEvicted);
     }
   }
-  stats_->OnRefused(tenant, refusal, 1);
-  return absl::ResourceExhaustedError(
-      absl::StrCat("no room for a record of ", record_bytes, " bytes: ", Name(refusal)));
+  return std::nullopt;
 }
 
-std::optional<Store::Impl::Placement> Store::Impl::TryAllocate(TenantId tenant,
-                                                               uint64_t record_bytes) {
+std::optional<Placement> Store::Impl::TryAllocate(TenantId tenant, uint64_t record_bytes) {
   for (size_t i = 0; i < tiers_.size(); ++i) {
     const uint64_t needed = tiers_[i]->PhysicalBytes(record_bytes);
     if (needed > std::min(FreeBytes(i), QuotaLeft(tenant, i))) continue;
     auto allocation = tiers_[i]->Allocate(record_bytes);
     if (!allocation.ok()) continue;
     ledger_.tenant(tenant).tier_bytes[i] += needed;
-    return Placement{.tier = i, .allocation = *std::move(allocation)};
+    return Placement{.tier = i, .allocation = *std::move(allocation), .bytes = record_bytes};
   }
   return std::nullopt;
 }

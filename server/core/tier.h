@@ -63,6 +63,12 @@ class Tier {
   // Valid until Free.
   virtual std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                           uint64_t size) const = 0;
+  // Where the host may write the record's first `bytes` itself, in order, instead of by Write;
+  // empty when it may not. Valid until Free.
+  virtual std::vector<std::span<std::byte>> Room(const Allocation& /*allocation*/,
+                                                 uint64_t /*bytes*/) {
+    return {};
+  }
   // Of the record's first `bytes`. Valid until Free.
   virtual RecordPlace Locate(const Allocation& /*allocation*/, uint64_t /*bytes*/) const {
     return {};

@@ -49,6 +49,9 @@ class HostTier : public PagedTier {
                     std::span<std::byte> out) const override;
   std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                   uint64_t size) const override;
+  std::vector<std::span<std::byte>> Room(const Allocation& allocation, uint64_t bytes) override {
+    return Pieces(allocation, bytes);
+  }
   RecordPlace Locate(const Allocation& allocation, uint64_t bytes) const override;
 
  private:

@@ -71,6 +71,13 @@ class MemoryTier : public Tier {
     if (At(allocation, offset + size - 1) != first + size - 1) return {};
     return {&bytes_[first], size};
   }
+  std::vector<std::span<std::byte>> Room(const Allocation& allocation, uint64_t bytes) override {
+    std::vector<std::span<std::byte>> room;
+    for (uint64_t at = 0; at < bytes && kind_ == TierKind::kHost; at += page_bytes_) {
+      room.push_back({&bytes_[At(allocation, at)], std::min<uint64_t>(page_bytes_, bytes - at)});
+    }
+    return room;
+  }
 
  private:
   size_t At(const Allocation& allocation, uint64_t offset) const {

@@ -144,6 +144,24 @@ TEST_P(TierConformance, ViewIsTheBytesOrNothing) {
   EXPECT_TRUE(tier->View(*a, 0, 0).empty());
 }
 
+TEST_P(TierConformance, RoomIsWhereTheBytesLieOrNothing) {
+  const auto tier = Create(4 * kUnit);
+  const auto kept = Fragment(*tier);
+  const auto bytes = Pattern(2 * tier->PhysicalBytes(1) + 100, 4);
+  const auto a = tier->Allocate(bytes.size());
+  ASSERT_TRUE(a.ok());
+  const auto room = tier->Room(*a, bytes.size());
+  if (room.empty()) GTEST_SKIP() << "the host writes this tier by Write alone";
+  size_t at = 0;
+  for (const std::span<std::byte> piece : room) {
+    ASSERT_LE(piece.size(), bytes.size() - at);
+    std::copy_n(bytes.begin() + static_cast<ptrdiff_t>(at), piece.size(), piece.begin());
+    at += piece.size();
+  }
+  EXPECT_EQ(at, bytes.size());
+  EXPECT_EQ(ReadAll(*tier, *a, bytes.size()), bytes);
+}
+
 TEST_P(TierConformance, ThreadsDoNotDisturbEachOther) {
   const auto tier = Create(16 * kUnit);
   std::vector<std::thread> threads;

@@ -1,0 +1,26 @@
+// The limits of the portable data path: gRPC calls that carry bytes and do nothing else, with the
+// same messages, slices and settings as kvstow's own, to a process of its own as the daemon is one.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace kvstow::testing {
+
+inline constexpr size_t kBareChunkBytes = size_t{1} << 20;
+
+// Serves the bare calls at a Unix socket; never returns.
+[[noreturn]] void ServeBare(const std::string& socket);
+
+// GB/s (1e9 bytes) of chunks over the Unix socket of a process that serves them: from it, and to
+// it. Medians of streams of 128 MiB.
+double BareStreamFrom(const std::string& socket, double seconds);
+double BareStreamTo(const std::string& socket, double seconds);
+
+// Seconds that calls took, ascending: each brings `request_bytes`, and is answered with
+// `response_bytes`, by `clients` at a time, each on a connection of its own.
+std::vector<double> BareCalls(const std::string& socket, size_t clients, size_t request_bytes,
+                              size_t response_bytes, double seconds);
+
+}  // namespace kvstow::testing
