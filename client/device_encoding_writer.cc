@@ -39,38 +39,33 @@ bool DeviceEncodingWriter::Flush() {
 }
 
 bool DeviceEncodingWriter::Advance() {
-  encoded_.clear();
-  encoded_bytes_.clear();
-  problem_ = Land();
-  if (problem_.ok()) problem_ = Launch();
+  const auto landed = Land();
+  problem_ = landed.ok() ? Launch() : landed.status();
   if (!problem_.ok()) return false;
-  for (const Encoded& e : encoded_) {
-    const auto bytes = std::span(encoded_bytes_).subspan(e.at, e.size);
-    if (!path_->Append(*e.plane.plane, static_cast<uint32_t>(e.plane.block), bytes, &e.declared)) {
+  for (size_t i = 0; i < landed->planes.size(); ++i) {
+    const PlaneToEncode& plane = landed->planes[i];
+    const PlaneEncodedOnDevice& encoded = landed->encoded[i];
+    const v1::PlaneDeclaration declared = DeclarationOf(encoded.crc32c, encoded.tiles);
+    if (!path_->Append(*plane.plane, static_cast<uint32_t>(plane.block), encoded.bytes,
+                       &declared)) {
       return false;
     }
   }
   return true;
 }
 
-absl::Status DeviceEncodingWriter::Land() {
-  if (!flying_) return absl::OkStatus();
-  const Batch batch = *std::exchange(flying_, std::nullopt);
+absl::StatusOr<DeviceEncodingWriter::Landed> DeviceEncodingWriter::Land() {
+  if (!flying_) return Landed();
+  Batch batch = *std::exchange(flying_, std::nullopt);
   const Stopwatch stopwatch(&waited_);
   if (absl::Status s = AwaitMark(kv_, batch.mark, terms_); !s.ok()) return s;
-  const auto taken = kv_.TakeEncoded();
-  if (!taken.ok()) return taken.status();
-  if (taken->size() != batch.planes.size()) {
+  auto encoded = kv_.TakeEncoded();
+  if (!encoded.ok()) return encoded.status();
+  if (encoded->size() != batch.planes.size()) {
     return absl::InternalError(absl::StrCat("the DeviceKv took ", batch.planes.size(),
-                                            " planes to encode and gave ", taken->size()));
+                                            " planes to encode and gave ", encoded->size()));
   }
-  for (size_t i = 0; i < batch.planes.size(); ++i) {
-    const PlaneEncodedOnDevice& plane = (*taken)[i];
-    encoded_.push_back({batch.planes[i], DeclarationOf(plane.crc32c, plane.tiles),
-                        encoded_bytes_.size(), plane.bytes.size()});
-    encoded_bytes_.insert(encoded_bytes_.end(), plane.bytes.begin(), plane.bytes.end());
-  }
-  return absl::OkStatus();
+  return Landed{std::move(batch.planes), *std::move(encoded)};
 }
 
 absl::Status DeviceEncodingWriter::Launch() {

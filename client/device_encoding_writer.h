@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/bulk_stream.h"
 #include "client/kvstow/device_kv.h"
@@ -42,16 +43,14 @@ class DeviceEncodingWriter : public PlaneWriter {
     std::vector<PlaneToEncode> planes;
     uint64_t mark = 0;
   };
-  // One that came back, in memory of its own.
-  struct Encoded {
-    PlaneToEncode plane;
-    v1::PlaneDeclaration declared;
-    size_t at = 0, size = 0;  // in encoded_bytes_
-  };
-
   // Awaits what is being encoded, has the next encoded, and hands on what came back.
   bool Advance();
-  absl::Status Land();
+  // What came back, if anything was on its way.
+  struct Landed {
+    std::vector<PlaneToEncode> planes;
+    std::vector<PlaneEncodedOnDevice> encoded;  // one each
+  };
+  absl::StatusOr<Landed> Land();
   absl::Status Launch();
 
   const std::unique_ptr<PlaneWriter> path_;
@@ -62,8 +61,6 @@ class DeviceEncodingWriter : public PlaneWriter {
   std::vector<PlaneToEncode> waiting_;
   size_t waiting_bytes_ = 0;  // raw
   std::optional<Batch> flying_;
-  std::vector<Encoded> encoded_;
-  std::vector<std::byte> encoded_bytes_;
   absl::Status problem_;
   absl::Duration waited_;
 };

@@ -94,7 +94,8 @@ class DeviceKv {
   virtual absl::StatusOr<size_t> Encode(std::span<const PlaneToEncode> /*planes*/) {
     return absl::UnimplementedError("this DeviceKv encodes no planes");
   }
-  // Those planes, in order, once a mark behind them has passed. They stay until the next Encode.
+  // Those planes, in order, once a mark behind them has passed. They stay until the next
+  // TakeEncoded, while others are encoded.
   virtual absl::StatusOr<std::vector<PlaneEncodedOnDevice>> TakeEncoded() {
     return absl::UnimplementedError("this DeviceKv encodes no planes");
   }

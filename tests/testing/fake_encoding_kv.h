@@ -47,7 +47,8 @@ class FakeEncodingKv final : public DeviceKv {
   }
   absl::StatusOr<std::vector<PlaneEncodedOnDevice>> TakeEncoded() override {
     std::vector<PlaneEncodedOnDevice> out;
-    for (const auto& job : jobs_) out.push_back({job->bytes, job->crc32c, job->tiles});
+    taken_ = std::exchange(jobs_, {});
+    for (const auto& job : taken_) out.push_back({job->bytes, job->crc32c, job->tiles});
     if (spoil_) spoil_(&out);
     return out;
   }
@@ -57,7 +58,7 @@ class FakeEncodingKv final : public DeviceKv {
     if (on_question_) on_question_();
     if (!passed_status_.ok()) return passed_status_;
     if (asked_++ < options_.lag || stuck_) return false;
-    if (!waiting_.empty()) jobs_.clear();
+    if (!waiting_.empty()) jobs_.clear();  // nobody took them
     for (const PlaneToEncode& plane : waiting_) {
       if (auto s = EncodeNow(plane); !s.ok()) return s;
     }
@@ -119,7 +120,7 @@ class FakeEncodingKv final : public DeviceKv {
   const std::shared_ptr<SpaceCoder> coder_;
   const Options options_;
   std::vector<PlaneToEncode> waiting_;  // on the stream
-  std::vector<std::unique_ptr<SpaceCoder::EncodeJob>> jobs_;
+  std::vector<std::unique_ptr<SpaceCoder::EncodeJob>> jobs_, taken_;
   std::function<void(std::vector<PlaneEncodedOnDevice>*)> spoil_;
   std::function<void()> on_question_;
   absl::Status encode_status_, passed_status_;
