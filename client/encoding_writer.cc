@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "client/plane_declaration.h"
 #include "client/stopwatch.h"
 
 namespace kvstow::client {
@@ -13,18 +14,6 @@ namespace {
 // How much raw KV may be on its way through the coder: enough to keep its threads busy, little
 // enough to be given up in a moment.
 constexpr size_t kAheadBytes = size_t{16} << 20;
-
-v1::PlaneDeclaration DeclarationOf(const SpaceCoder::EncodeJob& job) {
-  v1::PlaneDeclaration declared;
-  declared.set_crc32c(job.crc32c);
-  declared.mutable_tile_sums()->Reserve(static_cast<int>(5 * job.tiles.size()));
-  for (const TileSums& s : job.tiles) {
-    for (double sum : {s.energy, s.error, s.centred_energy, s.centred_error, s.inner_product}) {
-      declared.add_tile_sums(sum);
-    }
-  }
-  return declared;
-}
 
 }  // namespace
 
@@ -99,7 +88,7 @@ bool EncodingWriter::SendFront() {
   }
   problem_ = front->status;
   if (!problem_.ok()) return false;
-  const v1::PlaneDeclaration declared = DeclarationOf(front->job);
+  const v1::PlaneDeclaration declared = DeclarationOf(front->job.crc32c, front->job.tiles);
   return path_->Append(*front->plane, front->block, front->job.bytes, &declared);
 }
 

@@ -8,6 +8,7 @@
 #include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
 #include "client/convert.h"
+#include "client/device_encoding_writer.h"
 #include "client/device_writer.h"
 #include "client/encoding_writer.h"
 #include "client/serialize.h"
@@ -60,12 +61,20 @@ v1::PutRequest Announce(const SpaceHandle& handle, const PlaneLayout& layout,
   return message;
 }
 
+// Who encodes.
+enum class Encoder {
+  kDaemon,
+  kCoder,   // the client's, in host memory
+  kDevice,  // the request's DeviceKv
+};
+
 class PutCall {
  public:
-  PutCall(std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
-          const PutBlocksRequest& request, size_t blocks, const BulkStream::Terms& terms,
-          PutBlocksResult* result)
+  PutCall(std::optional<StagingLink::Slot> slot, Encoder encoder, SpaceCoder* coder,
+          const PlaneLayout& layout, const PutBlocksRequest& request, size_t blocks,
+          const BulkStream::Terms& terms, PutBlocksResult* result)
       : slot_(std::move(slot)),
+        encoder_(encoder),
         coder_(coder),
         layout_(layout),
         request_(request),
@@ -86,6 +95,7 @@ class PutCall {
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
     if (problem.ok() && !done_) problem = Broken("it ended without results");
     if (!problem.ok()) NothingStored();
+    if (problem_is_ours_) return Unmade(std::move(problem));
     if (absl::IsFailedPrecondition(problem) && asked_source_) {
       problem = absl::UnavailableError("the daemon lost the session in the middle of the Put");
     }
@@ -105,7 +115,7 @@ class PutCall {
   absl::Status Talk(const SpaceHandle& handle) {
     const v1::PutRequest announce =
         Announce(handle, layout_, request_, blocks_, slot_,
-                 coder_ == nullptr ? v1::FORM_DECODED : v1::FORM_ENCODED);
+                 encoder_ == Encoder::kDaemon ? v1::FORM_DECODED : v1::FORM_ENCODED);
     if (!stream_->Write(Serialize(announce))) return BrokenStream();
     if (absl::Status s = ReadAnswers(); !s.ok()) return s;
     if (!wanted_.empty()) {
@@ -156,7 +166,15 @@ class PutCall {
 
   std::unique_ptr<PlaneWriter> MakeWriter(size_t max_chunk_bytes) {
     auto path = MakePathWriter(max_chunk_bytes);
-    if (coder_ == nullptr) return path;
+    switch (encoder_) {
+      case Encoder::kDaemon:
+        return path;
+      case Encoder::kDevice:
+        return std::make_unique<DeviceEncodingWriter>(std::move(path), request_.device.get(),
+                                                      &layout_, request_.first_position, &terms_);
+      case Encoder::kCoder:
+        break;
+    }
     std::vector<std::shared_ptr<const SpaceCoder::Positions>> positions(blocks_);
     for (size_t b : wanted_) {
       positions[b] = coder_->At(request_.first_position + b * layout_.spec().block_tokens);
@@ -200,8 +218,10 @@ class PutCall {
     return status;
   }
 
-  static absl::Status ProblemOf(const PlaneWriter& writer) {
-    return writer.problem().ok() ? BrokenStream() : writer.problem();
+  // What the worker's coder or GPU could not do says nothing of the daemon.
+  absl::Status ProblemOf(const PlaneWriter& writer) {
+    problem_is_ours_ = !writer.problem().ok();
+    return problem_is_ours_ ? writer.problem() : BrokenStream();
   }
 
   absl::Status SendPlane(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
@@ -294,7 +314,8 @@ class PutCall {
   }
 
   std::optional<StagingLink::Slot> slot_;
-  SpaceCoder* const coder_;  // null: the daemon encodes
+  const Encoder encoder_;
+  SpaceCoder* const coder_;
   const PlaneLayout& layout_;
   const PutBlocksRequest& request_;
   const size_t blocks_;
@@ -304,18 +325,27 @@ class PutCall {
   std::unique_ptr<BulkStream> stream_;
   std::vector<size_t> wanted_;
   bool asked_source_ = false;
+  bool problem_is_ours_ = false;
   bool done_ = false;
   absl::Duration in_source_;
 };
 
 }  // namespace
 
+bool EncodesOnDevice(const PutBlocksRequest& request) {
+  return request.device != nullptr && request.device->encodes_at_a_time() > 0;
+}
+
 Outcome RunPut(const BulkStream::Terms& terms, const SpaceHandle& handle,
                std::optional<StagingLink::Slot> slot, SpaceCoder* coder, const PlaneLayout& layout,
                const PutBlocksRequest& request, size_t blocks, PutBlocksResult* result) {
   result->path = PathOf(slot);
-  if (result->path == DataPath::kDeviceMemory) coder = nullptr;  // of KV on the host
-  return PutCall(std::move(slot), coder, layout, request, blocks, terms, result).Run(handle);
+  Encoder encoder = coder == nullptr ? Encoder::kDaemon : Encoder::kCoder;
+  if (EncodesOnDevice(request)) encoder = Encoder::kDevice;
+  // What leaves through device memory is not encoded: the daemon has it on its own device.
+  if (result->path == DataPath::kDeviceMemory) encoder = Encoder::kDaemon;
+  return PutCall(std::move(slot), encoder, coder, layout, request, blocks, terms, result)
+      .Run(handle);
 }
 
 }  // namespace kvstow::client

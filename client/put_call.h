@@ -13,6 +13,9 @@
 
 namespace kvstow::client {
 
+// Whether its DeviceKv encodes, so that it needs no device memory shared with the daemon.
+bool EncodesOnDevice(const PutBlocksRequest& request);
+
 // Puts the first `blocks` keys of the request and fills `result` but for its status. Returns by the
 // deadline, except for the time that request.source itself takes. `slot` may be null: then all
 // bytes travel in the stream; so may `coder`: then the daemon encodes. FAILED_PRECONDITION means

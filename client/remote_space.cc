@@ -208,7 +208,11 @@ PutBlocksResult RemoteSpace::Put(const PutBlocksRequest& request, const Deadline
     for (size_t b = blocks; b < request.keys.size(); ++b) {
       result.blocks[b].refusal = "over_call_limit";
     }
-    const auto kv = request.device ? DaemonLink::Kv::kOnDevice : DaemonLink::Kv::kOnHost;
+    // What is encoded by then travels through host memory, unless another path is asked for.
+    const bool on_device =
+        request.device != nullptr &&
+        (!EncodesOnDevice(request) || link_->options().path == DataPath::kDeviceMemory);
+    const auto kv = on_device ? DaemonLink::Kv::kOnDevice : DaemonLink::Kv::kOnHost;
     auto slot = link_->BorrowSlot(kv, handle.session_id, deadline);
     if (!slot.ok()) return Unmade(slot.status());
     return RunPut({link_->put_channel(), deadline, control}, handle, *std::move(slot), coder_.get(),

@@ -27,6 +27,11 @@ absl::StatusOr<PagedPlane> DescribePaged(const PlaneSpec& plane, const PagedKv& 
   return out;
 }
 
+absl::StatusOr<std::span<PagedPlane>> Descriptions(LentMemory::Buffers* lent, size_t planes) {
+  KVSTOW_RETURN_IF_ERROR(lent->host.Reserve(planes * sizeof(PagedPlane)));
+  return std::span(reinterpret_cast<PagedPlane*>(lent->host.data()), planes);
+}
+
 absl::Status PageTable::Set(DevicePages pages) {
   pages_ = std::move(pages);
   first_page_.clear();

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client_cuda/kvstow/cuda.h"
+#include "client_cuda/lent_memory.h"
 #include "client_cuda/page_copy.h"
 #include "gpu/staging.h"
 
@@ -20,6 +21,9 @@ namespace kvstow {
 absl::StatusOr<PagedPlane> DescribePaged(const PlaneSpec& plane, const PagedKv& paged,
                                          std::span<const uint32_t> pages,
                                          std::span<const std::byte> plane_bytes);
+
+// Room for the descriptions of so many planes, where the device reads them, too.
+absl::StatusOr<std::span<PagedPlane>> Descriptions(LentMemory::Buffers* lent, size_t planes);
 
 class PageTable {
  public:

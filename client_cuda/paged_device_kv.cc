@@ -4,6 +4,7 @@
 
 #include "client_cuda/arrival_decoder.h"
 #include "client_cuda/kvstow/cuda.h"
+#include "client_cuda/leaving_encoder.h"
 #include "client_cuda/lent_memory.h"
 #include "client_cuda/page_copy.h"
 #include "client_cuda/page_table.h"
@@ -21,12 +22,8 @@ class Pages final : public PagedDeviceKv {
   absl::Status Allocate() {
     KVSTOW_RETURN_IF_ERROR(SetDevice());
     KVSTOW_RETURN_IF_ERROR(lent_.Allocate());
-    if (options_.decode == nullptr) return absl::OkStatus();
-    auto decoder = gpu::PlaneDecoder::Create(options_.device, *options_.decode, options_.max_blocks,
-                                             options_.stream);
-    if (!decoder.ok()) return decoder.status();
-    decoder_ = std::make_unique<ArrivalDecoder>(*std::move(decoder), options_.stream);
-    return absl::OkStatus();
+    KVSTOW_RETURN_IF_ERROR(MakeDecoder());
+    return MakeEncoder();
   }
 
   absl::Status SetPages(DevicePages pages) override {
@@ -89,6 +86,20 @@ class Pages final : public PagedDeviceKv {
     return absl::OkStatus();
   }
 
+  size_t encodes_at_a_time() const override {
+    return encoder_ == nullptr ? 0 : encoder_->at_a_time();
+  }
+
+  absl::StatusOr<size_t> Encode(std::span<const PlaneToEncode> planes) override {
+    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    return encoder_->Encode(planes);
+  }
+
+  absl::StatusOr<std::vector<PlaneEncodedOnDevice>> TakeEncoded() override {
+    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    return encoder_->TakeEncoded();
+  }
+
   absl::StatusOr<uint64_t> Mark() override {
     KVSTOW_RETURN_IF_ERROR(SetDevice());
     return marks_.Mark();
@@ -106,6 +117,30 @@ class Pages final : public PagedDeviceKv {
 
  private:
   using Lent = LentMemory::Buffers;
+
+  absl::Status MakeDecoder() {
+    if (options_.decode == nullptr) return absl::OkStatus();
+    auto decoder = gpu::PlaneDecoder::Create(options_.device, *options_.decode, options_.max_blocks,
+                                             options_.stream);
+    if (!decoder.ok()) return decoder.status();
+    decoder_ = std::make_unique<ArrivalDecoder>(*std::move(decoder), options_.stream);
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeEncoder() {
+    if (options_.encode == nullptr) return absl::OkStatus();
+    // To the encoder null would be a stream of its own.
+    const cudaStream_t stream = options_.stream == nullptr ? cudaStreamLegacy : options_.stream;
+    auto encoder = LeavingEncoder::Create(*options_.encode,
+                                          {.device = options_.device,
+                                           .stream = stream,
+                                           .max_bytes = options_.encode_bytes,
+                                           .max_blocks = options_.max_blocks},
+                                          &table_, &lent_);
+    if (!encoder.ok()) return encoder.status();
+    encoder_ = *std::move(encoder);
+    return absl::OkStatus();
+  }
 
   absl::Status SetDevice() const {
     KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(options_.device));
@@ -151,12 +186,6 @@ class Pages final : public PagedDeviceKv {
     return std::pair(*lent, *paged);
   }
 
-  // In memory that the device reads, too.
-  static absl::StatusOr<std::span<PagedPlane>> Descriptions(Lent* lent, size_t planes) {
-    KVSTOW_RETURN_IF_ERROR(lent->host.Reserve(planes * sizeof(PagedPlane)));
-    return std::span(reinterpret_cast<PagedPlane*>(lent->host.data()), planes);
-  }
-
   absl::Status Launch(PageCopy direction, Lent* lent, std::span<const PagedPlane> planes) {
     KVSTOW_CUDA_RETURN_IF_ERROR(LaunchPageCopies(
         direction, planes.data(), static_cast<uint32_t>(planes.size()), options_.stream));
@@ -166,6 +195,7 @@ class Pages final : public PagedDeviceKv {
   const DeviceKvOptions options_;
   PageTable table_;
   std::unique_ptr<ArrivalDecoder> decoder_;  // null: planes arrive decoded
+  std::unique_ptr<LeavingEncoder> encoder_;  // null: planes leave decoded
   StreamMarks marks_;
   LentMemory lent_;  // last: its end waits for what uses the others
 };

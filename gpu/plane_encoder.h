@@ -63,7 +63,7 @@ class PlaneEncoder {
   // Whether that has been done; does not wait.
   virtual absl::StatusOr<bool> Passed() = 0;
   // Waits until it has, and copies the results to the host. In the order of the planes given; they
-  // are there until the next Encode.
+  // are there until the next Collect.
   virtual absl::StatusOr<std::span<const Encoded>> Collect() = 0;
 };
 

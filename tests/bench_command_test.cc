@@ -28,7 +28,7 @@ class BenchCommandTest : public DaemonTest {
   // A few operations of every kind.
   Ran Bench(const std::vector<std::string>& flags) const {
     std::vector<std::string> argv = {KVSTOW,           "bench",       "--target=" + target(),
-                                     "--ops=12",       "--threads=1", "--seconds=60",
+                                     "--ops=12",       "--threads=2", "--seconds=60",
                                      "--deadline=30s", "--layers=2",  "--kv_heads=2",
                                      "--k_dim=64",     "--v_dim=64",  "--blocks=2",
                                      "--json"};

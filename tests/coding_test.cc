@@ -14,6 +14,7 @@
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/raw_worker.h"
+#include "tests/testing/record_of.h"
 
 namespace kvstow::testing {
 namespace {
@@ -28,72 +29,12 @@ class CodingTest : public DaemonTest {
 
 // ---- Equality ----
 
-// Everything that a record can hold: keys turned by their positions, V, latent and opaque planes.
-SpaceSpec EveryKind(CodecId codec, double bound) {
-  SpaceSpec spec;
-  spec.model = {"coding-test", "", ""};
-  LayerGroup kv;
-  kv.layers = {0, 1};
-  kv.kv_heads = 3;
-  kv.k_dim = kv.v_dim = 64;
-  kv.rotary = RotaryEmbedding{};
-  for (int i = 0; i < 32; ++i) kv.rotary->inverse_frequencies.push_back(1.0f / (1 + i));
-  LayerGroup latent;
-  latent.layers = {2};
-  latent.kind = LayerGroup::Kind::kLatent;
-  latent.kv_heads = 1;
-  latent.k_dim = 128;
-  LayerGroup opaque;
-  opaque.layers = {3};
-  opaque.kind = LayerGroup::Kind::kOpaque;
-  opaque.opaque_bytes = 1000;
-  spec.groups = {kv, latent, opaque};
-  spec.codec.codec = codec;
-  spec.codec.max_relative_error = bound;
-  return spec;
-}
-
-// The record of a prompt's second block, put by a client that codes as `coder` says, from the
-// tier of a daemon of its own.
-class RecordOf : public DaemonTest {
- public:
-  RecordOf(const SpaceSpec& spec, std::shared_ptr<PlaneCoder> coder) {
-    StartDaemon();
-    ClientOptions options;
-    options.target = target();
-    options.coder = std::move(coder);
-    options.connect_wait = options.put_deadline = absl::Seconds(60);
-    const auto client = Client::Create(options);
-    const auto space = *client->OpenSpace(spec);
-    std::vector<Planes> blocks;
-    for (size_t b = 0; b < 2; ++b) blocks.push_back(MakeBlock(space->layout(), b));
-    // Not finite: kept raw.
-    blocks[1][2][1] = std::byte{0x7f};
-    PutBlocksRequest request;
-    request.keys = space->Keys(std::vector<uint32_t>(2 * spec.block_tokens, 7));
-    request.source = [&](const PlaneSpec& plane, size_t block) {
-      return std::span<const std::byte>(blocks[block][&plane - space->layout().planes().data()]);
-    };
-    result = space->PutBlocks(request);
-    if (result.stored < 2) return;
-    // An empty tier gives its pages one after the other.
-    const auto pages_of = [this](size_t block) {
-      return static_cast<uint32_t>((result.blocks[block].record_bytes + 4095) / 4096);
-    };
-    bytes.resize(result.blocks[1].record_bytes);
-    EXPECT_TRUE(daemon_->host_tier().Read({{pages_of(0), pages_of(1)}}, 0, bytes).ok());
-  }
-  void TestBody() override {}
-
-  PutBlocksResult result;
-  std::vector<std::byte> bytes;
-};
-
 TEST(CodingEqualityTest, AWorkersRecordIsTheDaemonsByteForByte) {
   for (CodecId codec : {CodecId::kRaw, CodecId::kTurboQuant, CodecId::kEOptShrinkQ}) {
     for (double bound : {0.0, 0.01}) {
       const SpaceSpec spec = EveryKind(codec, bound);
-      const RecordOf daemons(spec, nullptr), workers(spec, MakeCpuCoder());
+      const RecordOf daemons(spec, RecordOf::Encoder::kDaemon),
+          workers(spec, RecordOf::Encoder::kCoder);
       ASSERT_EQ(daemons.result.stored, 2u) << daemons.result.status;
       ASSERT_EQ(workers.result.stored, 2u) << workers.result.status;
       ASSERT_TRUE(RecordIndex::Parse(workers.bytes).ok())

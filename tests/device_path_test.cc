@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -79,12 +80,16 @@ class DevicePathTest : public ::testing::Test {
     }
     on_device_ = Connect(gpu_);
   }
-  std::unique_ptr<Client> Connect(std::shared_ptr<WorkerGpu> gpu) const {
+  ClientOptions Options() const {
     ClientOptions options;
     options.target = "unix:" + socket_;
     options.connect_wait = options.lookup_deadline = absl::Seconds(60);
     options.get_deadline = options.put_deadline = absl::Seconds(60);
     options.breaker_failures = 1000;
+    return options;
+  }
+  std::unique_ptr<Client> Connect(std::shared_ptr<WorkerGpu> gpu) const {
+    ClientOptions options = Options();
     if (gpu != nullptr) options.path = DataPath::kDeviceMemory;
     options.gpu = std::move(gpu);
     return Client::Create(options);
@@ -100,8 +105,8 @@ class DevicePathTest : public ::testing::Test {
       plane = MakePlane(spec, block);
       return std::span<const std::byte>(plane);
     };
-    const auto stored = host_space_->PutBlocks(put);
-    ASSERT_EQ(stored.stored, kBlocks) << stored.status;
+    put_ = host_space_->PutBlocks(put);
+    ASSERT_EQ(put_.stored, kBlocks) << put_.status;
   }
 
   enum class Layout { kNhd, kHnd };
@@ -141,18 +146,36 @@ class DevicePathTest : public ::testing::Test {
     for (const auto& plane : cache.planes) cudaMemset(plane->data(), 0x5a, plane->size());
     cudaDeviceSynchronize();
   }
+  // The space may be anybody's: planes are known by layer and kind.
+  DevicePages PagesOf(const Cache& cache) const {
+    return {[this, &cache](const PlaneSpec& plane) {
+              for (const PlaneSpec& mine : space_->layout().planes()) {
+                if (mine.layer == plane.layer && mine.kind == plane.kind) {
+                  return At(cache, cache.planes[Index(mine)]->data(), plane);
+                }
+              }
+              return PagedKv();
+            },
+            cache.pages};
+  }
   std::shared_ptr<PagedDeviceKv> MakeKv(const Cache& cache, bool decodes) {
     auto kv = PagedDeviceKv::Create({.device = 0,
                                      .stream = cudaStreamPerThread,
                                      .decode = decodes ? &space_->layout() : nullptr,
                                      .max_blocks = 16});
     EXPECT_TRUE(kv.ok()) << kv.status();
-    EXPECT_TRUE((*kv)
-                    ->SetPages({[this, &cache](const PlaneSpec& plane) {
-                                  return At(cache, cache.planes[Index(plane)]->data(), plane);
-                                },
-                                cache.pages})
-                    .ok());
+    EXPECT_TRUE((*kv)->SetPages(PagesOf(cache)).ok());
+    return *kv;
+  }
+  std::shared_ptr<PagedDeviceKv> MakeEncodingKv(const Cache& cache) {
+    // Several batches a Put.
+    auto kv = PagedDeviceKv::Create({.device = 0,
+                                     .stream = cudaStreamPerThread,
+                                     .encode = &space_->layout(),
+                                     .encode_bytes = size_t{512} << 10,
+                                     .max_blocks = 16});
+    EXPECT_TRUE(kv.ok()) << kv.status();
+    EXPECT_TRUE((*kv)->SetPages(PagesOf(cache)).ok());
     return *kv;
   }
   std::vector<std::byte> Plane(const Cache& cache, size_t index, size_t block) const {
@@ -227,6 +250,7 @@ class DevicePathTest : public ::testing::Test {
   std::unique_ptr<Client> on_host_, on_device_;
   std::shared_ptr<Space> host_space_, space_;
   std::vector<BlockKey> keys_;
+  PutBlocksResult put_;
 };
 
 TEST_F(DevicePathTest, GivesWhatTheHostPathGives) {
@@ -258,6 +282,72 @@ TEST_F(DevicePathTest, OutOfTheGpuTier) {
     ASSERT_EQ(space_->GetBlocks(Request(MakeKv(*cache, decodes))).usable, kBlocks);
     ExpectAsOnTheHost(*cache);
   }
+}
+
+// By the same kernels, on the worker's stream: the daemon finds nothing wrong with it, and stores
+// what it would have made of the values itself.
+TEST_F(DevicePathTest, EncodesPutsOnTheWorkersGpu) {
+  for (const CodecId codec : {CodecId::kEOptShrinkQ, CodecId::kRaw}) {
+    Put(Spec(codec));
+    const auto of_daemon = GetOnHost();
+    for (const DataPath path : {DataPath::kSharedMemory, DataPath::kGrpc}) {
+      ClientOptions options = Options();
+      options.path = path;
+      const auto client = Client::Create(options);
+      const auto space = *client->OpenSpace(Spec(codec));
+      for (const uint32_t page_tokens : {16u, 128u}) {
+        for (const Layout layout : {Layout::kNhd, Layout::kHnd}) {
+          SCOPED_TRACE(absl::StrCat("codec ", static_cast<int>(codec), " path ",
+                                    std::string(Name(path)), " pages of ", page_tokens, " layout ",
+                                    static_cast<int>(layout)));
+          ASSERT_TRUE(host_space_->DropAll().ok());
+          const auto cache = MakeCache(page_tokens, layout);
+          Load(*cache);
+          const auto put = space->PutBlocks(PutRequest(MakeEncodingKv(*cache)));
+          ASSERT_EQ(put.stored, kBlocks) << put.status;
+          EXPECT_EQ(put.path, path);
+          EXPECT_TRUE(GetOnHost() == of_daemon);
+          EXPECT_NEAR(put.k.nmse, put_.k.nmse, 1e-6 * put_.k.nmse);
+          EXPECT_NEAR(put.v.worst_nmse, put_.v.worst_nmse, 1e-6 * put_.v.worst_nmse);
+          EXPECT_EQ(put.v.tiles_raw, put_.v.tiles_raw);
+          EXPECT_LE(put.sent_bytes,
+                    kBlocks * space->layout().raw_bytes() * (codec == CodecId::kRaw ? 1.01 : 0.3));
+        }
+      }
+    }
+  }
+}
+
+// Its stream does not come to the planes in time: the Put ends, and the next one is as good as any.
+TEST_F(DevicePathTest, AStreamThatIsBehindCostsAPutItsDeadline) {
+  OpenOnly(Spec());
+  const auto cache = MakeCache(16, Layout::kNhd);
+  Load(*cache);
+  PutBlocksRequest put = PutRequest(MakeEncodingKv(*cache));
+  // Whatever is loaded at its first use is loaded by then.
+  ASSERT_EQ(host_space_->PutBlocks(put).stored, kBlocks);
+  const auto right = GetOnHost();
+  ASSERT_TRUE(host_space_->DropAll().ok());
+  std::atomic<bool> go{false};
+  const auto await = [](void* flag) {
+    while (!*static_cast<std::atomic<bool>*>(flag)) std::this_thread::yield();
+  };
+  ASSERT_EQ(cudaLaunchHostFunc(cudaStreamPerThread, await, &go), cudaSuccess);
+  put.deadline = absl::Milliseconds(300);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(host_space_->PutBlocks(put).stored, 0u);
+  EXPECT_EQ(host_space_->PutBlocks(put).stored, 0u);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(4));
+  go = true;
+  cudaStreamSynchronize(cudaStreamPerThread);
+  put.deadline = absl::Seconds(60);
+  auto stored = host_space_->PutBlocks(put);
+  // The one that was given up may still hold the blocks.
+  while (stored.status.ok() && stored.blocks[0].refusal == "pending") {
+    stored = host_space_->PutBlocks(put);
+  }
+  ASSERT_EQ(stored.stored, kBlocks) << stored.status;
+  EXPECT_TRUE(GetOnHost() == right);
 }
 
 // Its deadline has passed, the pages are somebody else's: not one of their bytes changes.

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/fake_encoding_kv.h"
 #include "tests/testing/fake_worker_gpu.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/way.h"
@@ -89,6 +90,11 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     return request;
   }
   PutBlocksRequest OnItsPath(PutBlocksRequest request) const {
+    if (GetParam().device_encodes) {
+      request.device = std::make_shared<FakeEncodingKv>(
+          FakeEncodingKv::Source(std::exchange(request.source, nullptr)), NewCoder());
+      return request;
+    }
     if (GetParam().path != DataPath::kDeviceMemory) return request;
     request.device = std::make_shared<FakeDeviceKv>(
         FakeDeviceKv::Source(std::exchange(request.source, nullptr)));
@@ -112,11 +118,11 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     return request;
   }
   std::shared_ptr<FakeDeviceKv> NewKv(FakeDeviceKv::Destination destination, int lag = 3) const {
-    std::shared_ptr<SpaceCoder> coder;
-    if (GetParam().worker_codes) {
-      coder = *MakeCpuCoder()->ForSpace(space_->layout().spec(), space_->layout().shard());
-    }
-    return std::make_shared<FakeDeviceKv>(std::move(destination), lag, std::move(coder));
+    return std::make_shared<FakeDeviceKv>(std::move(destination), lag,
+                                          GetParam().worker_codes ? NewCoder() : nullptr);
+  }
+  std::shared_ptr<SpaceCoder> NewCoder() const {
+    return *MakeCpuCoder()->ForSpace(space_->layout().spec(), space_->layout().shard());
   }
   void PutAll() {
     auto put = space_->PutBlocks(OnItsPath(PutRequest()));
@@ -147,7 +153,7 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   void ExpectRawBytes(uint64_t bytes) {
     const uint64_t raw = keys_.size() * space_->layout().raw_bytes();
     EXPECT_GE(bytes, raw);
-    EXPECT_LE(bytes, GetParam().worker_codes ? raw + raw / 100 : raw);
+    EXPECT_LE(bytes, GetParam().worker_codes || GetParam().device_encodes ? raw + raw / 100 : raw);
   }
 
   const std::shared_ptr<FakeWorkerGpu> gpu_ = std::make_shared<FakeWorkerGpu>();
@@ -157,6 +163,12 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
   std::vector<Planes> blocks_, got_;
 };
 INSTANTIATE_TEST_SUITE_P(Paths, TransportTest, AllWays(), ::testing::PrintToStringParamName());
+// Puts out of device memory, encoded there.
+INSTANTIATE_TEST_SUITE_P(DeviceEncoding, TransportTest,
+                         ::testing::Values(Way{.path = DataPath::kGrpc, .device_encodes = true},
+                                           Way{.path = DataPath::kSharedMemory,
+                                               .device_encodes = true}),
+                         ::testing::PrintToStringParamName());
 INSTANTIATE_TEST_SUITE_P(DevicePath, TransportTest,
                          ::testing::Values(Way{DataPath::kDeviceMemory},
                                            Way{DataPath::kDeviceMemory, true}),

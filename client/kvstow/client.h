@@ -142,7 +142,8 @@ struct PutBlocksRequest {
   // a copy where the engine's layout is another one (kvstow/pages.h). False gives the Put up.
   std::function<bool(const PlaneSpec& plane, size_t block, std::span<std::byte> to)> fill = {};
   // Instead of both: the engine's KV in device memory (kvstow/device_kv.h), whose stream the planes
-  // of a layer are gathered on once they are asked for: what computes them is enqueued before.
+  // of a layer are gathered on, and encoded where it does that, once they are asked for: what
+  // computes them is enqueued before.
   std::shared_ptr<DeviceKv> device = {};
   absl::Duration ttl = absl::ZeroDuration();       // above 0: lease what gets stored
   absl::Duration deadline = absl::ZeroDuration();  // 0: ClientOptions::put_deadline

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kvstow/coding.h"
 #include "space/plane_layout.h"
 
 namespace kvstow {
@@ -34,6 +35,21 @@ struct LeavingPlane {
   size_t index = 0;         // of it in PlaneLayout::planes()
   size_t block = 0;         // into the request's keys
   std::byte* to = nullptr;  // raw_bytes, C order [heads, tokens, dim], aligned to 64
+};
+
+// A plane of a Put that is to be encoded on the device.
+struct PlaneToEncode {
+  const PlaneSpec* plane = nullptr;
+  size_t index = 0;  // of it in PlaneLayout::planes()
+  size_t block = 0;  // into the request's keys
+  uint64_t first_position = 0;
+};
+
+// And as it then is stored (docs/format.md, "Planes").
+struct PlaneEncodedOnDevice {
+  std::span<const std::byte> bytes;  // in host memory
+  uint32_t crc32c = 0;
+  std::vector<TileSums> tiles;  // in order of heads; none of planes that no codec touches
 };
 
 struct DamagedArrival {
@@ -66,6 +82,22 @@ class DeviceKv {
   virtual absl::Status GatherToHost(const PlaneSpec& /*plane*/, size_t /*block*/,
                                     std::span<std::byte> /*to*/) {
     return absl::UnimplementedError("this DeviceKv gathers no planes, so it serves Gets only");
+  }
+
+  // Whether planes of Puts are to be encoded here, on the worker's own stream, so that a seventh of
+  // the bytes cross to the host and any path, and no kernels of another process run: how many raw
+  // bytes at a time, about; 0: they are not.
+  virtual size_t encodes_at_a_time() const { return 0; }
+  // Enqueues the gathering and encoding of the first of these, as many as fit, at least one;
+  // returns how many. UNAVAILABLE while what an earlier call enqueued, and did not take, is not
+  // done.
+  virtual absl::StatusOr<size_t> Encode(std::span<const PlaneToEncode> /*planes*/) {
+    return absl::UnimplementedError("this DeviceKv encodes no planes");
+  }
+  // Those planes, in order, once a mark behind them has passed. They stay until the next
+  // TakeEncoded, while others are encoded.
+  virtual absl::StatusOr<std::vector<PlaneEncodedOnDevice>> TakeEncoded() {
+    return absl::UnimplementedError("this DeviceKv encodes no planes");
   }
 
   // What was enqueued so far, by a number that ascends; and whether it has been done.

@@ -194,9 +194,7 @@ class Bench : public Command {
     if (!gpu.ok()) return gpu.status();
     gpu_ = *std::move(gpu);
     options->gpu = gpu_;
-    if (absl::Status s = TryDeviceMemory(*options); !s.ok()) return s;
-    options->path = DataPath::kAuto;  // Puts go through host memory
-    return absl::OkStatus();
+    return TryDeviceMemory(*options);
   }
 
   static int NoDeviceMemory(const absl::Status& why) {

@@ -97,14 +97,11 @@ class CopyingKv final : public DeviceKv {
 
 class OnDevice final : public BenchKv {
  public:
-  OnDevice(const BenchData* data, std::shared_ptr<CopyingKv> kv)
-      : data_(*data), kv_(std::move(kv)) {}
+  explicit OnDevice(std::shared_ptr<CopyingKv> kv) : kv_(std::move(kv)) {}
 
   void Give(const PlaneLayout& layout, PutBlocksRequest* request) override {
     kv_->set_planes(layout.planes().data());
-    request->source = [this, first = layout.planes().data()](const PlaneSpec& plane, size_t block) {
-      return data_.Plane(static_cast<size_t>(&plane - first), block);
-    };
+    request->device = kv_;
   }
   void Take(const PlaneLayout& layout, GetBlocksRequest* request) override {
     kv_->set_planes(layout.planes().data());
@@ -112,7 +109,6 @@ class OnDevice final : public BenchKv {
   }
 
  private:
-  const BenchData& data_;
   const std::shared_ptr<CopyingKv> kv_;
 };
 
@@ -134,9 +130,8 @@ absl::StatusOr<std::unique_ptr<BenchKv>> MakeDeviceKv(std::shared_ptr<PluginGpu>
     }
   }
   if (auto s = device->CopyAll(copies); !s.ok()) return s;
-  return std::make_unique<OnDevice>(
-      data, std::make_shared<CopyingKv>(std::move(gpu), *std::move(from), data->blocks(),
-                                        *std::move(to)));
+  return std::make_unique<OnDevice>(std::make_shared<CopyingKv>(std::move(gpu), *std::move(from),
+                                                                data->blocks(), *std::move(to)));
 }
 
 }  // namespace kvstow::tool

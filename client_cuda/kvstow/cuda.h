@@ -44,19 +44,24 @@ struct DevicePages {
 
 struct DeviceKvOptions {
   int device = 0;
-  // What copies and decoding are enqueued on; outlives it.
+  // What copies and coding are enqueued on; outlives it.
   cudaStream_t stream = nullptr;
   // Set: planes arrive encoded and are decoded here, on the stream: the fastest way, since no other
   // process's kernels take turns with this one's. Outlives it.
   const PlaneLayout* decode = nullptr;
-  size_t max_blocks = 1024;  // of one Get; rotary tables for so many are kept
+  // Set: planes of Puts are encoded here, on the stream, and a seventh of the bytes goes to the
+  // host and through its memory or the stream to the daemon. Outlives it.
+  const PlaneLayout* encode = nullptr;
+  // Raw bytes encoded at a time, about. They take 10 to 20 times as much device memory.
+  size_t encode_bytes = size_t{32} << 20;
+  size_t max_blocks = 1024;  // of one call; rotary tables for so many are kept
 };
 
 // A paged KV cache, call after call, one at a time. Scatter and Gather are INVALID_ARGUMENT for
 // pages that do not hold a block, and for opaque planes, which have no rows.
 class PagedDeviceKv : public DeviceKv {
  public:
-  // RESOURCE_EXHAUSTED when there is no memory for tables.
+  // RESOURCE_EXHAUSTED when there is no memory for tables, or for encoding.
   static absl::StatusOr<std::shared_ptr<PagedDeviceKv>> Create(const DeviceKvOptions& options);
   // Of the next Get or Put. Not while one runs.
   virtual absl::Status SetPages(DevicePages pages) = 0;

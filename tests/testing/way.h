@@ -19,6 +19,7 @@ namespace testing {
 struct Way {
   DataPath path = DataPath::kAuto;
   bool worker_codes = false;
+  bool device_encodes = false;  // of Puts: KV in the worker's device memory, encoded there
 
   void ApplyTo(ClientOptions* options) const {
     options->path = path;
@@ -27,7 +28,10 @@ struct Way {
 };
 
 inline void PrintTo(const Way& way, std::ostream* out) {
-  *out << std::string(Name(way.path)) << (way.worker_codes ? "_coding" : "");
+  *out << std::string(Name(way.path))
+       << (way.worker_codes     ? "_coding"
+           : way.device_encodes ? "_device_encoding"
+                                : "");
 }
 
 inline auto AllWays() {
