@@ -7,6 +7,8 @@
 #include <fstream>
 #include <string>
 
+#include "codec/crc32c.h"
+#include "codec/placed_record.h"
 #include "codec/testing/golden.h"
 #include "codec/testing/tiles.h"
 #include "codec/verbatim_record.h"
@@ -257,6 +259,75 @@ TEST(VerbatimRecord, IsWhatTheBuilderMakes) {
 
 TEST(VerbatimRecord, NeedsEveryPlaneVerbatim) {
   EXPECT_EQ(VerbatimRecordWriter::RecordBytes(VerbatimLayout(CodecId::kEOptShrinkQ)), 0u);
+}
+
+// ---- PlacedRecord ----
+
+struct PlacedPlanes {
+  explicit PlacedPlanes(const PlaneLayout& layout) : builder(layout, {3}, 256) {
+    for (size_t i = 0; i < layout.planes().size(); ++i) {
+      bytes.push_back(Noise(100 + 37 * i, static_cast<uint32_t>(i)));
+      EncodedPlane plane{bytes.back(), {}};
+      plane.report.bytes = bytes.back().size();
+      summaries.push_back(
+          {static_cast<uint32_t>(bytes.back().size()), Crc32c(bytes.back()), plane.report});
+      builder.SetPlane(i, std::move(plane));
+    }
+    record = builder.FinishContiguous();
+  }
+  // One of the two ways, by turns.
+  void Set(size_t i, PlacedRecord* placed) const {
+    if (i % 2 == 0) {
+      placed->SetPlane(i, bytes[i], summaries[i]);
+    } else {
+      placed->SetPlane(i, EncodedPlane{bytes[i], summaries[i].report}, summaries[i].crc32c);
+    }
+  }
+
+  RecordBuilder builder;
+  std::vector<std::vector<std::byte>> bytes;
+  std::vector<PlaneSummary> summaries;
+  std::vector<std::byte> record;
+};
+
+std::vector<std::byte> Joined(std::span<const std::span<const std::byte>> pieces) {
+  std::vector<std::byte> out;
+  for (const auto& piece : pieces) out.insert(out.end(), piece.begin(), piece.end());
+  return out;
+}
+
+// In any order of the planes, with any room: none, just enough, too little by a bit or a lot.
+TEST(PlacedRecord, IsWhatTheBuilderMakes) {
+  const PlaneLayout layout = VerbatimLayout(CodecId::kEOptShrinkQ);
+  const PlacedPlanes planes(layout);
+  const size_t head = RecordIndex::BytesFor(layout), size = planes.record.size();
+  std::vector<size_t> order(layout.planes().size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  do {
+    for (const size_t room_bytes :
+         {size_t{0}, size_t{1}, head, size - 200, size - 1, size, size + 5000}) {
+      std::vector<std::byte> memory(room_bytes, std::byte{0xee});
+      std::vector<std::span<std::byte>> room;
+      for (size_t at = 0; at < room_bytes; at += 97) {
+        room.push_back(std::span(memory).subspan(at, std::min<size_t>(97, room_bytes - at)));
+      }
+      PlacedRecord placed(layout, {3}, 256);
+      if (room_bytes > 0) placed.SetRoom(room);
+      for (const size_t i : order) {
+        EXPECT_FALSE(placed.complete());
+        planes.Set(i, &placed);
+      }
+      ASSERT_TRUE(placed.complete());
+      EXPECT_EQ(placed.record_bytes(), size);
+      const auto pieces = placed.Finish();
+      std::vector<std::byte> got = Joined(pieces);
+      EXPECT_EQ(got.size(), placed.unwritten_bytes());
+      EXPECT_EQ(got.size(), room_bytes < size ? size : head);
+      if (room_bytes >= size) got.insert(got.end(), memory.begin() + head, memory.begin() + size);
+      ASSERT_TRUE(got == planes.record) << "room of " << room_bytes;
+      EXPECT_EQ(placed.k_report().bytes, planes.builder.k_report().bytes);
+    }
+  } while (std::ranges::next_permutation(order).found);
 }
 
 }  // namespace

@@ -326,6 +326,77 @@ TEST_F(StoreRoomTest, WhatWasWrittenInPlaceIsTheRecord) {
   EXPECT_THAT(slack, testing::Each(std::byte{0}));
 }
 
+TEST_F(StoreRoomTest, WhatTheRecordDoesNotNeedIsGivenBack) {
+  auto reservation = ReserveOne('a', 6);
+  const auto room = w_.store.TakeRoom(reservation, 6 * kTestPage);
+  ASSERT_TRUE(room.ok()) << room.status();
+  const uint64_t bytes = 3 * kTestPage + 1;
+  size_t at = 0;
+  for (const std::span<std::byte> piece : *room) {
+    for (std::byte& b : piece) b = static_cast<std::byte>(at++ % 251);
+  }
+  EXPECT_EQ(w_.used_pages(), 6u);
+  const std::vector<std::byte> head(20, std::byte{1});
+  const std::span<const std::byte> pieces[] = {head};
+  Store::RecordMeta meta;
+  meta.record_bytes = bytes;
+  ASSERT_TRUE(w_.store.Commit(std::move(reservation), pieces, meta).ok());
+  EXPECT_EQ(w_.used_pages(), 4u);
+  EXPECT_EQ(w_.store.Snapshot().tenants[0].physical_bytes, 4u * kTestPage);
+  {
+    const Store::Pin pin = w_.store.Acquire(w_.space, 0, TestKey('a', 0));
+    ASSERT_TRUE(pin);
+    ASSERT_EQ(pin.record_bytes(), bytes);
+    std::vector<std::byte> read(bytes);
+    EXPECT_TRUE(pin.Read(0, read).ok());
+    for (size_t i = 0; i < bytes; ++i) {
+      ASSERT_EQ(read[i], i < 20 ? std::byte{1} : static_cast<std::byte>(i % 251)) << i;
+    }
+  }
+  EXPECT_EQ(w_.Put(TestChain('b', 6)), 6u);
+  w_.store.DropSpace(w_.space);
+  EXPECT_EQ(w_.used_pages(), 0u);
+}
+
+// It is written anew elsewhere, out of the room too.
+TEST_F(StoreRoomTest, ARecordMayOutgrowItsRoom) {
+  auto reservation = ReserveOne('a', 2);
+  const auto room = w_.store.TakeRoom(reservation, 2 * kTestPage);
+  ASSERT_TRUE(room.ok()) << room.status();
+  std::vector<std::span<const std::byte>> pieces;
+  for (const std::span<std::byte> piece : *room) {
+    std::ranges::fill(piece, std::byte{7});
+    pieces.push_back(piece);
+  }
+  const std::vector<std::byte> rest(kTestPage, std::byte{8});
+  pieces.push_back(rest);
+  Store::RecordMeta meta;
+  meta.record_bytes = 3 * kTestPage;
+  ASSERT_TRUE(w_.store.Commit(std::move(reservation), pieces, meta).ok());
+  EXPECT_EQ(w_.used_pages(), 3u);
+  EXPECT_EQ(w_.store.Snapshot().tenants[0].physical_bytes, 3u * kTestPage);
+  const Store::Pin pin = w_.store.Acquire(w_.space, 0, TestKey('a', 0));
+  ASSERT_TRUE(pin);
+  std::vector<std::byte> read(3 * kTestPage), expected(2 * kTestPage, std::byte{7});
+  expected.insert(expected.end(), rest.begin(), rest.end());
+  EXPECT_TRUE(pin.Read(0, read).ok());
+  EXPECT_TRUE(read == expected);
+}
+
+TEST_F(StoreRoomTest, ARecordThatOutgrewItsRoomAndFindsNoOtherLeavesNothing) {
+  auto reservation = ReserveOne('a', 6);
+  ASSERT_TRUE(w_.store.TakeRoom(reservation, 6 * kTestPage).ok());
+  const std::vector<std::byte> whole(7 * kTestPage);
+  const std::span<const std::byte> pieces[] = {whole};
+  Store::RecordMeta meta;
+  meta.record_bytes = whole.size();
+  EXPECT_EQ(w_.store.Commit(std::move(reservation), pieces, meta).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(w_.used_pages(), 0u);
+  EXPECT_EQ(w_.store.Snapshot().tenants[0].physical_bytes, 0u);
+  EXPECT_EQ(w_.store.Snapshot().pending_blocks, 0u);
+}
+
 TEST_F(StoreRoomTest, GivenBackRoomIsFree) {
   {
     const auto reservation = ReserveOne('a', 4);
