@@ -95,22 +95,22 @@ size_t VerbatimOffset(const PlaneSpec& plane) {
   return plane.is_opaque() ? 0 : TileTableBytes(plane);
 }
 
-EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes) {
-  EncodedPlane out;
-  out.bytes = std::move(bytes);
-  if (plane.is_opaque()) return out;
-  std::fill_n(out.bytes.begin(), TileTableBytes(plane), std::byte{0});
+QualityReport FinishVerbatim(const PlaneSpec& plane, std::span<std::byte> bytes) {
+  QualityReport report;
+  if (plane.is_opaque()) return report;
+  std::fill_n(bytes.begin(), TileTableBytes(plane), std::byte{0});
   for (size_t i = 0; i < plane.heads; ++i) {
-    PackTileHead(TileHead{}, out.bytes.data() + i * kTileHeadBytes);
-    out.report.Add(TileReport{});
+    PackTileHead(TileHead{}, bytes.data() + i * kTileHeadBytes);
+    report.Add(TileReport{});
   }
-  out.report.entries = plane.entries();
-  out.report.bytes = out.bytes.size();
-  return out;
+  report.entries = plane.entries();
+  report.bytes = bytes.size();
+  return report;
 }
 
 PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
-                               const RotaryTable* rotary, std::span<const std::byte> values) {
+                               const RotaryTable* rotary, std::span<const std::byte> values,
+                               uint32_t owner) {
   PlaneEncodeJobs out;
   const TileShape shape = ShapeOf(plane);
   const size_t body_bytes = MaxTileBodyBytes(shape);
@@ -123,6 +123,7 @@ PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& sett
     job.row_stride = shape.dim * SizeOf(shape.dtype);
     job.rotary = plane.rotary != nullptr && settings.undo_rotary ? rotary : nullptr;
     job.options = EncodeOptionsFor(settings, plane);
+    job.owner = owner;
     job.body = out.scratch.data() + i * body_bytes;
   }
   return out;
@@ -148,7 +149,7 @@ EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs) 
 }
 
 std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTable* rotary,
-                                          std::span<std::byte> out) {
+                                          std::span<std::byte> out, uint32_t owner) {
   const TileShape shape = ShapeOf(view.spec());
   std::vector<TileDecodeJob> jobs(view.tiles());
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -156,6 +157,7 @@ std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTab
     jobs[i].head = view.head(i);
     jobs[i].body = view.body(i).data();
     jobs[i].rotary = rotary;
+    jobs[i].owner = owner;
     jobs[i].values = out.data() + i * shape.bytes();
     jobs[i].row_stride = shape.dim * SizeOf(shape.dtype);
   }
@@ -183,7 +185,8 @@ absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
 }
 
 absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable* rotary,
-                         std::span<const std::byte> bytes, std::span<std::byte> out) {
+                         std::span<const std::byte> bytes, std::span<std::byte> out,
+                         uint32_t owner) {
   if (out.size() != plane.raw_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("room for ", out.size(), " bytes; the plane has ", plane.raw_bytes));
@@ -194,7 +197,7 @@ absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable
     if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
     return absl::OkStatus();
   }
-  return codec.Decode(MakeDecodeJobs(*view, rotary, out));
+  return codec.Decode(MakeDecodeJobs(*view, rotary, out, owner));
 }
 
 }  // namespace kvstow

@@ -2,9 +2,11 @@
 // the codec alone, a bare gRPC byte stream. A daemon and a worker share the machine, as in
 // production.
 //
-//   transport_benchmark [SECONDS [THREADS]]
+//   transport_benchmark [SECONDS [THREADS [overwriting]]]
 //
 // THREADS are the daemon's; the worker has one. Prints GB/s (1e9 bytes of KV), medians over calls.
+// With "overwriting" it prints instead what the overwriting of scratch costs, call by call with and
+// without.
 #include <malloc.h>
 
 #include <algorithm>
@@ -20,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/plane.h"
+#include "codec/scratch.h"
 #include "kvstow/client.h"
 #include "server/app/daemon.h"
 #include "tests/testing/byte_stream.h"
@@ -195,6 +198,77 @@ void Lossy(const std::string& target, DataPath path, uint32_t threads) {
   worker.Drop();
 }
 
+// ---- What it costs that scratch is overwritten ----
+
+void OverwritingRow(
+    const std::string& what, double bytes, const std::function<void()>& run,
+    const std::function<void()>& reset = [] {}) {
+  std::vector<double> rates[2];
+  run();
+  reset();
+  for (const auto end = Clock::now() + std::chrono::duration<double>(seconds_each);
+       Clock::now() < end || rates[0].size() < 5;) {
+    for (const bool on : {false, true}) {
+      SetOverwritesScratch(on);
+      const auto start = Clock::now();
+      run();
+      rates[on].push_back(bytes / 1e9 /
+                          std::chrono::duration<double>(Clock::now() - start).count());
+      reset();
+    }
+  }
+  const double without = Median(rates[false]), with = Median(rates[true]);
+  std::printf("%-44s %8.3f GB/s without %8.3f with   %5.3f\n", what.c_str(), without, with,
+              with / without);
+  std::fflush(stdout);
+}
+
+void OverwritingOf(const std::string& target, DataPath path, CodecId codec) {
+  const bool raw = codec == CodecId::kRaw;
+  Worker worker(target, path, codec, raw ? 8 : 2);
+  const std::string name =
+      absl::StrCat(raw ? "raw" : "eOptShrinkQ", " over ", std::string(Name(path)));
+  OverwritingRow(
+      "put, " + name, worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); });
+  worker.Put();
+  OverwritingRow("get, " + name, worker.bytes(), [&] { worker.Get(); });
+  worker.Drop();
+}
+
+// Planes of two owners in turn on one thread: what the codec keeps is overwritten at each.
+void OverwritingBetweenOwners(const std::string& target) {
+  Worker worker(target, DataPath::kGrpc, CodecId::kEOptShrinkQ, 1);
+  const auto& planes = worker.space->layout().planes();
+  std::vector<EncodedPlane> encoded(planes.size());
+  double bytes = 0;
+  for (const PlaneSpec& plane : planes) bytes += static_cast<double>(plane.raw_bytes);
+  OverwritingRow("encode, a plane each of two owners in turn", bytes, [&] {
+    for (size_t p = 0; p < planes.size(); ++p) {
+      const uint32_t owner = OverwritesScratch() ? 1 + p % 2 : 0;
+      PlaneEncodeJobs jobs = MakeEncodeJobs(planes[p], worker.space->layout().spec().codec, nullptr,
+                                            worker.values[0][p], owner);
+      CpuCodec()->Encode(std::span(jobs.jobs)).IgnoreError();
+      encoded[p] = AssemblePlane(planes[p], jobs);
+    }
+  });
+  OverwritingRow("decode, a plane each of two owners in turn", bytes, [&] {
+    for (size_t p = 0; p < planes.size(); ++p) {
+      const uint32_t owner = OverwritesScratch() ? 1 + p % 2 : 0;
+      DecodePlane(*CpuCodec(), planes[p], nullptr, encoded[p].bytes, worker.pages[0][p], owner)
+          .IgnoreError();
+    }
+  });
+}
+
+void Overwriting(const std::string& target) {
+  for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
+    for (const CodecId codec : {CodecId::kRaw, CodecId::kEOptShrinkQ}) {
+      OverwritingOf(target, path, codec);
+    }
+  }
+  OverwritingBetweenOwners(target);
+}
+
 // Latencies of Lookups of 256 keys by `clients` at a time, each on a connection of its own.
 std::vector<double> LookupLatencies(const std::string& target, size_t clients) {
   std::vector<std::vector<double>> took(clients);
@@ -245,7 +319,7 @@ void Lookups(const std::string& target) {
   }
 }
 
-void Run(uint32_t threads) {
+void Run(uint32_t threads, bool overwriting) {
 #ifdef NDEBUG
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as kvstowd does
 #endif
@@ -264,6 +338,7 @@ void Run(uint32_t threads) {
   if (!daemon.ok()) std::exit(1);
   const std::string target = (*daemon)->listeners().front();
   std::printf("%u threads of the daemon, one of the worker\n", threads);
+  if (overwriting) return Overwriting(target);
   const double bare = BareStreamRate(dir.path() + "/bare.sock", 1 << 20, seconds_each);
   std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream, 1 MiB chunks", bare);
   for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
@@ -278,5 +353,6 @@ void Run(uint32_t threads) {
 
 int main(int argc, char** argv) {
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
-  kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
+  kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1,
+                       argc > 3 && std::string(argv[3]) == "overwriting");
 }
