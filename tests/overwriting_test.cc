@@ -1,6 +1,8 @@
 // What calls leave behind in memory that goes back to the heap: nothing of their KV.
 #include <cstring>
 #include <memory>
+#include <ostream>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -48,6 +50,13 @@ SpaceSpec Spec(CodecId codec) {
 struct Case {
   CodecId codec;
   PlaneForm form;
+
+  std::string name() const {
+    return absl::StrCat(codec == CodecId::kRaw ? "Raw" : "Coded",
+                        form == PlaneForm::kDecoded ? "Decoded" : "Encoded");
+  }
+  // Without it test runners print the bytes, those of the padding among them.
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name(); }
 };
 
 class OverwritingTest : public ::testing::TestWithParam<Case> {
@@ -157,10 +166,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, OverwritingTest,
                                            Case{CodecId::kRaw, PlaneForm::kEncoded},
                                            Case{CodecId::kEOptShrinkQ, PlaneForm::kDecoded},
                                            Case{CodecId::kEOptShrinkQ, PlaneForm::kEncoded}),
-                         [](const auto& info) {
-                           return std::string(info.param.codec == CodecId::kRaw ? "Raw" : "Coded") +
-                                  (info.param.form == PlaneForm::kDecoded ? "Decoded" : "Encoded");
-                         });
+                         [](const auto& info) { return info.param.name(); });
 
 TEST_P(OverwritingTest, APutLeavesNothing) {
   EXPECT_EQ(FoundAfter([&] { Put(); }), 0u);
