@@ -9,10 +9,6 @@
 namespace kvstow {
 namespace {
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 absl::Status Broken(const PlaneSpec& plane, absl::string_view what) {
   return absl::DataLossError(
       absl::StrCat("plane of layer ", plane.layer, " (", Name(plane.kind), "): ", what));
@@ -46,7 +42,7 @@ absl::Status CheckHead(const PlaneSpec& plane, const TileHead& head) {
 TileShape ShapeOf(const PlaneSpec& plane) { return {plane.tokens, plane.dim, plane.dtype}; }
 
 size_t TileTableBytes(const PlaneSpec& plane) {
-  return plane.is_opaque() ? 0 : RoundUp(kTileHeadBytes * plane.heads);
+  return plane.is_opaque() ? 0 : RoundUpToTile(kTileHeadBytes * plane.heads);
 }
 
 size_t MaxPlaneBytes(const PlaneSpec& plane) {
