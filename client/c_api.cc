@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "client/kvstow/c_coder.h"
 #include "client/kvstow/client.h"
 
 using kvstow::BlockKey;
@@ -176,6 +177,7 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
                   .server_name = Str(in.server_name),
                   .token_file = Str(in.token_file)};
   out.prefill_tokens_per_second = in.prefill_tokens_per_second;
+  if (in.coder != nullptr) out.coder = in.coder->coder;
   if (in.path >= KVSTOW_PATH_AUTO && in.path <= KVSTOW_PATH_SHM) {
     out.path = static_cast<kvstow::DataPath>(in.path);
   }
@@ -192,6 +194,8 @@ kvstow_client* kvstow_client_create(const kvstow_options* options) {
     return nullptr;
   }
 }
+
+void kvstow_coder_destroy(kvstow_coder* coder) { delete coder; }
 
 void kvstow_client_destroy(kvstow_client* client) { delete client; }
 
@@ -247,15 +251,33 @@ void kvstow_release(kvstow_client* client, uint64_t lease) { client->client->Rel
 size_t kvstow_put(kvstow_space* space, const uint8_t* keys, size_t key_count, const uint8_t* parent,
                   uint64_t first_position, kvstow_fill fill, void* context, uint32_t deadline_ms,
                   kvstow_put_result* result, kvstow_status* status) {
-  kvstow::PutBlocksRequest request;
-  request.keys = KeysOf(keys, key_count);
-  if (parent != nullptr) request.parent = KeysOf(parent, 1)[0];
+  kvstow_put_request request{};
+  request.size = sizeof(request);
+  request.keys = keys;
+  request.key_count = key_count;
+  request.parent = parent;
   request.first_position = first_position;
-  request.deadline = absl::Milliseconds(deadline_ms);
-  if (fill != nullptr) {
-    request.fill = [&](const kvstow::PlaneSpec& spec, size_t block, std::span<std::byte> to) {
+  request.fill = fill;
+  request.context = context;
+  request.deadline_ms = deadline_ms;
+  return kvstow_put_blocks(space, &request, result, status);
+}
+
+size_t kvstow_put_blocks(kvstow_space* space, const kvstow_put_request* from,
+                         kvstow_put_result* result, kvstow_status* status) {
+  const kvstow_put_request in = Known(from);
+  kvstow::PutBlocksRequest request;
+  request.keys = KeysOf(in.keys, in.key_count);
+  if (in.parent != nullptr) request.parent = KeysOf(in.parent, 1)[0];
+  request.first_position = in.first_position;
+  request.deadline = absl::Milliseconds(in.deadline_ms);
+  if (in.token_ids != nullptr) {
+    request.token_ids.assign(in.token_ids, in.token_ids + in.token_count);
+  }
+  if (in.fill != nullptr) {
+    request.fill = [&in](const kvstow::PlaneSpec& spec, size_t block, std::span<std::byte> to) {
       const kvstow_plane plane = PlaneOf(spec);
-      return fill(context, &plane, block, to.data()) != 0;
+      return in.fill(in.context, &plane, block, to.data()) != 0;
     };
   }
   const kvstow::PutBlocksResult put = space->space->PutBlocks(request);

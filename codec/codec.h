@@ -5,6 +5,10 @@
 // Thread safety: a Codec is stateless or self-synchronised; calls may run concurrently on disjoint
 // outputs. Every call is deterministic: the bytes of a tile depend on that tile and its options
 // alone, not on the batch, the thread or the run.
+//
+// Memory that a codec keeps for the next call is overwritten before that call works for another
+// owner than the last one did. Tiles of several owners may travel in one call: no tile's work reads
+// what another's has written.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +44,7 @@ struct TileEncodeJob {
   // Not null: undo this rotation before coding. Covers the tile's tokens.
   const RotaryTable* rotary = nullptr;
   TileEncodeOptions options;
+  uint32_t owner = 0;  // whose tile it is, see Codec
 
   // Out. body has room for MaxTileBodyBytes(shape) and need not be aligned.
   std::byte* body = nullptr;
@@ -53,6 +58,7 @@ struct TileDecodeJob {
   const std::byte* body = nullptr;  // TileBodyBytes(shape, head) bytes
   // Required where head.rotary_undone.
   const RotaryTable* rotary = nullptr;
+  uint32_t owner = 0;  // whose tile it is, see Codec
 
   // Out. Every element is written, whatever the bytes of the body.
   std::byte* values = nullptr;  // [tokens, dim], rows row_stride bytes apart

@@ -5,14 +5,6 @@
 #include <utility>
 
 namespace kvstow {
-namespace {
-
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
-}  // namespace
-
 PlacedRecord::PlacedRecord(const PlaneLayout& layout, const Fingerprint& fingerprint,
                            uint64_t first_position)
     : head_(layout, fingerprint, first_position),
@@ -34,22 +26,22 @@ void PlacedRecord::SetPlane(size_t index, std::span<const std::byte> bytes,
     PlaceKept();
     return;
   }
-  kept_[index].reserve(RoundUp(bytes.size()));
+  kept_[index].reserve(RoundUpToTile(bytes.size()));
   kept_[index].assign(bytes.begin(), bytes.end());
-  kept_[index].resize(RoundUp(bytes.size()));
+  kept_[index].resize(RoundUpToTile(bytes.size()));
 }
 
 void PlacedRecord::SetPlane(size_t index, EncodedPlane plane, uint32_t crc32c) {
   absl::MutexLock lock(&mu_);
   head_.SetPlane(index, {static_cast<uint32_t>(plane.bytes.size()), crc32c, plane.report});
-  plane.bytes.resize(RoundUp(plane.bytes.size()));
+  plane.bytes.resize(RoundUpToTile(plane.bytes.size()));
   kept_[index] = std::move(plane.bytes);
   PlaceKept();
 }
 
 // Once one did not fit none of those behind it is placed: they begin where it ends.
 bool PlacedRecord::Fits(size_t bytes) const {
-  return !full_ && RoundUp(bytes) <= room_bytes_ - std::min(room_bytes_, at_);
+  return !full_ && RoundUpToTile(bytes) <= room_bytes_ - std::min(room_bytes_, at_);
 }
 
 void PlacedRecord::Place(std::span<const std::byte> bytes) {
@@ -64,7 +56,7 @@ void PlacedRecord::Place(std::span<const std::byte> bytes) {
     }
   };
   write(bytes);
-  write(std::span(kZeros).first(RoundUp(bytes.size()) - bytes.size()));
+  write(std::span(kZeros).first(RoundUpToTile(bytes.size()) - bytes.size()));
   ++next_;
 }
 
@@ -74,7 +66,7 @@ void PlacedRecord::PlaceKept() {
       full_ = true;
       return;
     }
-    std::vector<std::byte> bytes = std::exchange(kept_[next_], {});
+    const Scratch<std::byte> bytes = std::exchange(kept_[next_], {});
     Place(bytes);
   }
 }

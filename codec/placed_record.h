@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
+#include "codec/scratch.h"
 
 namespace kvstow {
 
@@ -56,7 +57,7 @@ class PlacedRecord {
   size_t at_ ABSL_GUARDED_BY(mu_);        // where the next plane begins
   size_t next_ ABSL_GUARDED_BY(mu_) = 0;  // plane: those before it are in the room
   bool full_ ABSL_GUARDED_BY(mu_) = false;
-  std::vector<std::vector<std::byte>> kept_ ABSL_GUARDED_BY(mu_);  // by plane
+  std::vector<Scratch<std::byte>> kept_ ABSL_GUARDED_BY(mu_);  // by plane
 };
 
 }  // namespace kvstow

@@ -9,10 +9,6 @@
 namespace kvstow {
 namespace {
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 absl::Status Broken(const PlaneSpec& plane, absl::string_view what) {
   return absl::DataLossError(
       absl::StrCat("plane of layer ", plane.layer, " (", Name(plane.kind), "): ", what));
@@ -46,7 +42,7 @@ absl::Status CheckHead(const PlaneSpec& plane, const TileHead& head) {
 TileShape ShapeOf(const PlaneSpec& plane) { return {plane.tokens, plane.dim, plane.dtype}; }
 
 size_t TileTableBytes(const PlaneSpec& plane) {
-  return plane.is_opaque() ? 0 : RoundUp(kTileHeadBytes * plane.heads);
+  return plane.is_opaque() ? 0 : RoundUpToTile(kTileHeadBytes * plane.heads);
 }
 
 size_t MaxPlaneBytes(const PlaneSpec& plane) {
@@ -113,16 +109,14 @@ QualityReport VerbatimReport(const PlaneSpec& plane) {
   return report;
 }
 
-EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes) {
-  EncodedPlane out;
-  out.bytes = std::move(bytes);
-  std::ranges::copy(VerbatimTable(plane), out.bytes.begin());
-  out.report = VerbatimReport(plane);
-  return out;
+QualityReport FinishVerbatim(const PlaneSpec& plane, std::span<std::byte> bytes) {
+  std::ranges::copy(VerbatimTable(plane), bytes.begin());
+  return VerbatimReport(plane);
 }
 
 PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
-                               const RotaryTable* rotary, std::span<const std::byte> values) {
+                               const RotaryTable* rotary, std::span<const std::byte> values,
+                               uint32_t owner) {
   PlaneEncodeJobs out;
   const TileShape shape = ShapeOf(plane);
   const size_t body_bytes = MaxTileBodyBytes(shape);
@@ -135,6 +129,7 @@ PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& sett
     job.row_stride = shape.dim * SizeOf(shape.dtype);
     job.rotary = plane.rotary != nullptr && settings.undo_rotary ? rotary : nullptr;
     job.options = EncodeOptionsFor(settings, plane);
+    job.owner = owner;
     job.body = out.scratch.data() + i * body_bytes;
   }
   return out;
@@ -160,7 +155,7 @@ EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs) 
 }
 
 std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTable* rotary,
-                                          std::span<std::byte> out) {
+                                          std::span<std::byte> out, uint32_t owner) {
   const TileShape shape = ShapeOf(view.spec());
   std::vector<TileDecodeJob> jobs(view.tiles());
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -168,6 +163,7 @@ std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTab
     jobs[i].head = view.head(i);
     jobs[i].body = view.body(i).data();
     jobs[i].rotary = rotary;
+    jobs[i].owner = owner;
     jobs[i].values = out.data() + i * shape.bytes();
     jobs[i].row_stride = shape.dim * SizeOf(shape.dtype);
   }
@@ -195,7 +191,8 @@ absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
 }
 
 absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable* rotary,
-                         std::span<const std::byte> bytes, std::span<std::byte> out) {
+                         std::span<const std::byte> bytes, std::span<std::byte> out,
+                         uint32_t owner) {
   if (out.size() != plane.raw_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("room for ", out.size(), " bytes; the plane has ", plane.raw_bytes));
@@ -206,7 +203,7 @@ absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable
     if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
     return absl::OkStatus();
   }
-  return codec.Decode(MakeDecodeJobs(*view, rotary, out));
+  return codec.Decode(MakeDecodeJobs(*view, rotary, out, owner));
 }
 
 }  // namespace kvstow

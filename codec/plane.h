@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "codec/codec.h"
 #include "codec/report.h"
+#include "codec/scratch.h"
 #include "space/plane_layout.h"
 
 namespace kvstow {
@@ -41,7 +42,7 @@ class PlaneView {
 };
 
 struct EncodedPlane {
-  std::vector<std::byte> bytes;
+  Scratch<std::byte> bytes;
   QualityReport report;
 };
 
@@ -55,7 +56,7 @@ std::vector<std::byte> VerbatimTable(const PlaneSpec& plane);
 // No energy, as nothing was measured, and no error.
 QualityReport VerbatimReport(const PlaneSpec& plane);
 // `bytes`: VerbatimOffset() bytes to be written here, then the values.
-EncodedPlane FinishVerbatim(const PlaneSpec& plane, std::vector<std::byte> bytes);
+QualityReport FinishVerbatim(const PlaneSpec& plane, std::span<std::byte> bytes);
 
 // Whole planes, tile after tile on the calling thread. `values` is spec.raw_bytes long; `rotary` is
 // required where spec.rotary is set. INVALID_ARGUMENT as Codec.
@@ -64,19 +65,21 @@ absl::StatusOr<EncodedPlane> EncodePlane(Codec& codec, const PlaneSpec& plane,
                                          std::span<const std::byte> values);
 // DATA_LOSS as PlaneView::Parse. `out` is spec.raw_bytes long.
 absl::Status DecodePlane(Codec& codec, const PlaneSpec& plane, const RotaryTable* rotary,
-                         std::span<const std::byte> bytes, std::span<std::byte> out);
+                         std::span<const std::byte> bytes, std::span<std::byte> out,
+                         uint32_t owner = 0);
 
 // The two halves of EncodePlane, for callers that run tiles on several threads: jobs that write to
 // scratch of their own, then the plane out of finished jobs.
 struct PlaneEncodeJobs {
-  std::vector<std::byte> scratch;
+  Scratch<std::byte> scratch;
   std::vector<TileEncodeJob> jobs;
 };
 PlaneEncodeJobs MakeEncodeJobs(const PlaneSpec& plane, const CodecSettings& settings,
-                               const RotaryTable* rotary, std::span<const std::byte> values);
+                               const RotaryTable* rotary, std::span<const std::byte> values,
+                               uint32_t owner = 0);
 EncodedPlane AssemblePlane(const PlaneSpec& plane, const PlaneEncodeJobs& jobs);
 // The jobs of DecodePlane; `out` is the plane's raw_bytes long.
 std::vector<TileDecodeJob> MakeDecodeJobs(const PlaneView& view, const RotaryTable* rotary,
-                                          std::span<std::byte> out);
+                                          std::span<std::byte> out, uint32_t owner = 0);
 
 }  // namespace kvstow

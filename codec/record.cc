@@ -18,10 +18,6 @@ constexpr uint8_t kTruncateFlag = 1;
 constexpr uint8_t kOpenLoopFlag = 2;
 constexpr uint8_t kUndoRotaryFlag = 4;
 
-uint64_t RoundUp(uint64_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 void PackQuality(const DeclaredQuality& q, std::byte* out) {
   StoreLe(q.nmse, out);
   StoreLe(q.centred_nmse, out + 4);
@@ -242,7 +238,7 @@ void RecordHeadBuilder::SetPlane(size_t index, const PlaneSummary& plane) {
   entry.bytes = plane.bytes;
   entry.crc32c = plane.crc32c;
   PackEntry(entry, head_.data() + kFixedBytes + index * kDirectoryEntryBytes);
-  record_bytes_ += RoundUp(plane.bytes);
+  record_bytes_ += RoundUpToTile(plane.bytes);
 }
 
 std::span<const std::byte> RecordHeadBuilder::Finish() {
@@ -275,7 +271,7 @@ void RecordBuilder::SetPlane(size_t index, EncodedPlane plane) {
 
 void RecordBuilder::SetPlane(size_t index, EncodedPlane plane, uint32_t crc32c) {
   head_.SetPlane(index, {static_cast<uint32_t>(plane.bytes.size()), crc32c, plane.report});
-  plane.bytes.resize(RoundUp(plane.bytes.size()));
+  plane.bytes.resize(RoundUpToTile(plane.bytes.size()));
   planes_[index] = std::move(plane);
 }
 
@@ -314,7 +310,7 @@ absl::StatusOr<RecordIndex> RecordIndex::Parse(std::span<const std::byte> prefix
     auto s = UnpackEntry(head.data() + kFixedBytes + i * kDirectoryEntryBytes, &entry);
     if (!s.ok()) return s;
     entry.offset = at;
-    at = RoundUp(at + entry.bytes);
+    at = RoundUpToTile(at + entry.bytes);
   }
   if (at != index.header_.record_bytes) {
     return absl::DataLossError("record header: size is not that of its planes");
@@ -365,7 +361,8 @@ absl::Status DecodeRecord(Codec& codec, const PlaneLayout& layout, const Fingerp
     const DirectoryEntry& entry = index->planes()[i];
     const auto bytes = record.subspan(entry.offset, entry.bytes);
     if (auto s = CheckPlane(entry, bytes); !s.ok()) return s;
-    for (size_t p = entry.offset + entry.bytes; p < RoundUp(entry.offset + entry.bytes); ++p) {
+    for (size_t p = entry.offset + entry.bytes; p < RoundUpToTile(entry.offset + entry.bytes);
+         ++p) {
       if (record[p] != std::byte{0}) return absl::DataLossError("padding of a plane is not zero");
     }
     auto s = DecodePlane(codec, plane, rotary.of_plane(i), bytes, out.subspan(at, plane.raw_bytes));

@@ -241,9 +241,11 @@ TEST(VerbatimRecord, IsWhatTheBuilderMakes) {
   for (size_t i = 0; i < layout.planes().size(); ++i) {
     const PlaneSpec& plane = layout.planes()[i];
     const auto values = Noise(plane.raw_bytes, static_cast<uint32_t>(i));
-    std::vector<std::byte> bytes(VerbatimOffset(plane));
-    bytes.insert(bytes.end(), values.begin(), values.end());
-    builder.SetPlane(i, FinishVerbatim(plane, std::move(bytes)));
+    EncodedPlane encoded;
+    encoded.bytes.resize(VerbatimOffset(plane));
+    encoded.bytes.insert(encoded.bytes.end(), values.begin(), values.end());
+    encoded.report = FinishVerbatim(plane, encoded.bytes);
+    builder.SetPlane(i, std::move(encoded));
     EXPECT_FALSE(writer.complete());
     writer.Append(std::span(values).first(1000));
     writer.Append(std::span(values).subspan(1000));
@@ -267,7 +269,7 @@ struct PlacedPlanes {
   explicit PlacedPlanes(const PlaneLayout& layout) : builder(layout, {3}, 256) {
     for (size_t i = 0; i < layout.planes().size(); ++i) {
       bytes.push_back(Noise(100 + 37 * i, static_cast<uint32_t>(i)));
-      EncodedPlane plane{bytes.back(), {}};
+      EncodedPlane plane{{bytes.back().begin(), bytes.back().end()}, {}};
       plane.report.bytes = bytes.back().size();
       summaries.push_back(
           {static_cast<uint32_t>(bytes.back().size()), Crc32c(bytes.back()), plane.report});
@@ -280,7 +282,8 @@ struct PlacedPlanes {
     if (i % 2 == 0) {
       placed->SetPlane(i, bytes[i], summaries[i]);
     } else {
-      placed->SetPlane(i, EncodedPlane{bytes[i], summaries[i].report}, summaries[i].crc32c);
+      placed->SetPlane(i, {{bytes[i].begin(), bytes[i].end()}, summaries[i].report},
+                       summaries[i].crc32c);
     }
   }
 

@@ -8,16 +8,12 @@ namespace {
 constexpr uint8_t kMeansFlag = 1;
 constexpr uint8_t kRotaryFlag = 2;
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 }  // namespace
 
 TileBodyLayout LayoutOf(const TileShape& shape, const TileHead& head) {
   TileBodyLayout at;
   if (head.mode == TileMode::kRaw) {
-    at.total = RoundUp(shape.bytes());
+    at.total = RoundUpToTile(shape.bytes());
     return at;
   }
   const size_t n = shape.tokens;
@@ -32,7 +28,7 @@ TileBodyLayout LayoutOf(const TileShape& shape, const TileHead& head) {
   at.reference = at.v_levels + (rank > 0 ? 16 : 0);
   at.phi = at.reference + 4;
   at.means = at.phi + 2 * rank;
-  at.total = RoundUp(at.means + (head.has_means ? 2 * d : 0));
+  at.total = RoundUpToTile(at.means + (head.has_means ? 2 * d : 0));
   return at;
 }
 
@@ -40,7 +36,7 @@ size_t TileBodyBytes(const TileShape& shape, const TileHead& head) {
   return LayoutOf(shape, head).total;
 }
 
-size_t MaxTileBodyBytes(const TileShape& shape) { return RoundUp(shape.bytes()); }
+size_t MaxTileBodyBytes(const TileShape& shape) { return RoundUpToTile(shape.bytes()); }
 
 void PackTileHead(const TileHead& head, std::byte* out) {
   out[0] = static_cast<std::byte>(static_cast<uint8_t>(head.mode) | head.bits << 4);

@@ -41,6 +41,9 @@ struct TileHead {
 inline constexpr size_t kTileHeadBytes = 4;
 inline constexpr uint32_t kMaxRank = 32;  // k <= 22 for p <= 512, and r <= k
 inline constexpr size_t kTileAlignment = 16;
+constexpr uint64_t RoundUpToTile(uint64_t bytes) {
+  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
+}
 
 // Where the parts of a coded tile's body lie, in bytes from its start. Parts that are absent have
 // length 0. `total` is rounded up to kTileAlignment.

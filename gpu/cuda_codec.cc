@@ -132,6 +132,28 @@ absl::Status CudaCodec::Settle(const absl::Status& status) const {
   return status;
 }
 
+template <typename Job>
+absl::Status CudaCodec::PrepareFor(std::span<Job> jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  std::optional<uint32_t> owner = jobs.front().owner;
+  for (const Job& job : jobs) {
+    if (job.owner != *owner) {
+      owner = std::nullopt;
+      break;
+    }
+  }
+  const bool same = owner && owner == owner_;
+  owner_ = owner;
+  if (same) return absl::OkStatus();
+  for (PinnedBuffer* buffer : {&up_, &down_}) KVSTOW_RETURN_IF_ERROR(buffer->Overwrite(stream_));
+  for (DeviceBuffer* buffer : {&in_, &out_, &scratch_}) {
+    KVSTOW_RETURN_IF_ERROR(buffer->Overwrite(stream_));
+  }
+  // The host writes into some of them next.
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_));
+  return absl::OkStatus();
+}
+
 absl::Status CudaCodec::EncodeGroup(std::span<TileEncodeJob*> jobs) {
   const TileEncodeJob& first = *jobs.front();
   const TileShape& shape = first.shape;
@@ -193,6 +215,7 @@ absl::Status CudaCodec::Encode(std::span<TileEncodeJob> jobs) {
   }
   absl::MutexLock lock(&mu_);
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  KVSTOW_RETURN_IF_ERROR(Settle(PrepareFor(jobs)));
   for (auto& [key, group] : groups) {
     const TileEncodeJob& first = *group.front();
     const size_t each =
@@ -270,6 +293,7 @@ absl::Status CudaCodec::Decode(std::span<const TileDecodeJob> jobs) {
   }
   absl::MutexLock lock(&mu_);
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  KVSTOW_RETURN_IF_ERROR(Settle(PrepareFor(jobs)));
   for (auto& [key, group] : groups) {
     const size_t piece = std::max<size_t>(1, kMaxScratchBytes / group.front()->shape.bytes());
     for (size_t at = 0; at < group.size(); at += piece) {

@@ -2,11 +2,15 @@
 // pinned memory in batches of one shape and handed to the device API (gpu/tile_batch.h), which
 // callers with tiles on the device use directly.
 //
-// Thread-safe: calls take turns. Tiles that are only kept raw need no device and are left to the
-// CPU.
+// Thread-safe: calls take turns, and buffers are kept from one to the next: they are overwritten
+// between calls for different owners. Tiles that are only kept raw need no device and are left to
+// the CPU.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,6 +21,8 @@
 namespace kvstow::gpu {
 
 class CudaCodec final : public Codec {
+  friend class CudaCodecPeer;  // of the tests: looks at what is kept
+
  public:
   // UNAVAILABLE where there is no such device, no driver, or no kernels for its architecture.
   static absl::StatusOr<std::unique_ptr<CudaCodec>> Create(int device = 0);
@@ -35,6 +41,9 @@ class CudaCodec final : public Codec {
 
   // Returns when nothing of a failed call is under way.
   absl::Status Settle(const absl::Status& status) const;
+  // Overwrites what earlier calls left, unless all of that and all of this call is one owner's.
+  template <typename Job>
+  absl::Status PrepareFor(std::span<Job> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status EncodeGroup(std::span<TileEncodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status DecodeGroup(std::span<const TileDecodeJob*> jobs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -45,6 +54,8 @@ class CudaCodec final : public Codec {
   absl::Mutex mu_;
   PinnedBuffer up_ ABSL_GUARDED_BY(mu_), down_ ABSL_GUARDED_BY(mu_);
   DeviceBuffer in_ ABSL_GUARDED_BY(mu_), out_ ABSL_GUARDED_BY(mu_), scratch_ ABSL_GUARDED_BY(mu_);
+  // Of the last call; none when there were several.
+  std::optional<uint32_t> owner_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace kvstow::gpu

@@ -1,12 +1,41 @@
 #include "gpu/cuda_codec.h"
 
+#include <algorithm>
+#include <cstring>
 #include <random>
+#include <unordered_set>
 
 #include "codec/codec_conformance.h"
 #include "codec/crc32c.h"
 #include "gpu/tile_batch.h"
 
 namespace kvstow {
+namespace gpu {
+
+class CudaCodecPeer {
+ public:
+  // All that the codec keeps, on the host and on the device.
+  static std::vector<uint64_t> Kept(CudaCodec& codec) {
+    absl::MutexLock lock(&codec.mu_);
+    std::vector<uint64_t> words;
+    for (const PinnedBuffer* buffer : {&codec.up_, &codec.down_}) Append(*buffer, &words);
+    for (const DeviceBuffer* buffer : {&codec.in_, &codec.out_, &codec.scratch_}) {
+      Append(*buffer, &words);
+    }
+    return words;
+  }
+
+ private:
+  template <typename Memory>
+  static void Append(const GrowingBuffer<Memory>& buffer, std::vector<uint64_t>* words) {
+    const size_t at = words->size();
+    words->resize(at + buffer.size() / 8);
+    ASSERT_EQ(cudaMemcpy(words->data() + at, buffer.data(), buffer.size(), cudaMemcpyDefault),
+              cudaSuccess);
+  }
+};
+
+}  // namespace gpu
 namespace {
 
 Codec* CudaOrNull() {
@@ -22,6 +51,65 @@ INSTANTIATE_TEST_SUITE_P(Cuda, CodecConformance,
 TEST(CudaCodec, SaysWhyItIsNotThere) {
   const auto codec = gpu::CudaCodec::Create(1000);
   EXPECT_EQ(codec.status().code(), absl::StatusCode::kUnavailable);
+}
+
+// ---- What it keeps ----
+
+// Tiles of numbers between 1 and 2, and their words as they lie in memory.
+struct OwnedTiles {
+  OwnedTiles(uint32_t owner, size_t count) : values(count * kShape.entries()), jobs(count) {
+    std::mt19937 random(owner);
+    for (uint16_t& value : values) value = static_cast<uint16_t>(0x3c00 + random() % 1024);
+    bodies.resize(count * MaxTileBodyBytes(kShape));
+    for (size_t i = 0; i < count; ++i) {
+      TileEncodeJob& job = jobs[i];
+      job.shape = kShape;
+      job.values = reinterpret_cast<const std::byte*>(&values[i * kShape.entries()]);
+      job.row_stride = kShape.dim * 2;
+      job.owner = owner;
+      job.body = bodies.data() + i * MaxTileBodyBytes(kShape);
+    }
+  }
+  size_t CountIn(const std::vector<uint64_t>& kept) const {
+    std::unordered_set<uint64_t> words;
+    for (size_t i = 0; i < values.size(); i += 4) {
+      uint64_t word;
+      std::memcpy(&word, &values[i], sizeof(word));
+      words.insert(word);
+    }
+    return static_cast<size_t>(std::count_if(kept.begin(), kept.end(),
+                                             [&](uint64_t word) { return words.contains(word); }));
+  }
+
+  static constexpr TileShape kShape = {128, 128, DType::kFp16};
+  std::vector<uint16_t> values;
+  std::vector<std::byte> bodies;
+  std::vector<TileEncodeJob> jobs;
+};
+
+TEST(CudaCodec, OverwritesWhatItKeepsForTheNextOwner) {
+  auto codec = gpu::CudaCodec::Create();
+  if (!codec.ok()) GTEST_SKIP() << "no CUDA device";
+  OwnedTiles first(1, 64), second(2, 1), mixed(3, 2);
+  ASSERT_TRUE((*codec)->Encode(first.jobs).ok());
+  const size_t words = 64 * OwnedTiles::kShape.bytes() / 8;
+  EXPECT_GE(first.CountIn(gpu::CudaCodecPeer::Kept(**codec)), words) << "so this test sees it";
+  ASSERT_TRUE((*codec)->Encode(second.jobs).ok());
+  EXPECT_EQ(first.CountIn(gpu::CudaCodecPeer::Kept(**codec)), 0u);
+  // Tiles of two owners in one call, and then one of them again.
+  mixed.jobs[1].owner = 2;
+  ASSERT_TRUE((*codec)->Encode(mixed.jobs).ok());
+  ASSERT_TRUE((*codec)->Encode(second.jobs).ok());
+  EXPECT_EQ(mixed.CountIn(gpu::CudaCodecPeer::Kept(**codec)), 0u);
+}
+
+TEST(CudaCodec, KeepsWhatIsTheSameOwners) {
+  auto codec = gpu::CudaCodec::Create();
+  if (!codec.ok()) GTEST_SKIP() << "no CUDA device";
+  OwnedTiles many(1, 64), one(1, 1);
+  ASSERT_TRUE((*codec)->Encode(many.jobs).ok());
+  ASSERT_TRUE((*codec)->Encode(one.jobs).ok());
+  EXPECT_GT(many.CountIn(gpu::CudaCodecPeer::Kept(**codec)), 0u);
 }
 
 TEST(CudaCodec, ChecksumsOfAnyLength) {

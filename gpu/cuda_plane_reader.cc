@@ -10,10 +10,6 @@
 namespace kvstow::gpu {
 namespace {
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 // Where a whole plane goes, C order.
 PlaneTarget TargetOf(const PlaneSpec& plane, std::byte* values) {
   const size_t row = plane.dim * SizeOf(plane.dtype);
@@ -85,7 +81,7 @@ absl::Status CudaPlaneReader::Copy(std::span<const StoredRecord> records, std::s
     const StoredRecord& record = records[plane->record];
     const DirectoryEntry& entry = record.index->planes()[plane->plane];
     std::byte* to = plane->to;
-    cursors_[plane->record].ForEach(record, entry.offset, RoundUp(entry.bytes),
+    cursors_[plane->record].ForEach(record, entry.offset, RoundUpToTile(entry.bytes),
                                     [&](const std::byte* from, size_t bytes, bool starts_piece) {
                                       if (record.on_device) {
                                         copies_.AddOnDevice(from, to, bytes);

@@ -20,10 +20,6 @@ namespace {
 // What a tile or an opaque plane counts for at least, so that a batch has not too many of them.
 constexpr size_t kLeastLoad = 4096;
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 // As planes lie in a slot (staging/slot_ring.h): whoever has room for the load has it for a copy.
 size_t SlotRounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -95,8 +91,8 @@ Plan::Plan(const PlaneLayout& layout, size_t max_bytes) : max_load(max_bytes) {
   }
   for (size_t i = 0; i < planes.size(); ++i) {
     max_planes = std::max(max_planes, Times(planes[i].load));
-    packed_bytes =
-        std::max(packed_bytes, Times(planes[i].load) * RoundUp(MaxPlaneBytes(layout.planes()[i])));
+    packed_bytes = std::max(
+        packed_bytes, Times(planes[i].load) * RoundUpToTile(MaxPlaneBytes(layout.planes()[i])));
   }
   for (const Group& group : groups) {
     const size_t tiles = Times(group.tile_load);
@@ -372,7 +368,7 @@ void Encoder::Report(const Down& down) {
     out.summary.bytes = down.bytes[i];
     out.summary.crc32c = down.crcs[i];
     out.bytes = {packed_host_.data() + at, out.summary.bytes};
-    at += RoundUp(out.summary.bytes);
+    at += RoundUpToTile(out.summary.bytes);
     const size_t first = reports_.size();
     for (uint32_t head = 0; head < plan.shape.heads; ++head) {
       // Planes kept as they are have no error to measure.

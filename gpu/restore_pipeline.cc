@@ -16,10 +16,6 @@ namespace {
 
 constexpr size_t kPageBytes = 4096;  // of a tier: no piece is shorter, but for a record's last
 
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 // Copies into the staging of one chunk, one behind the other.
 class StagingCopies {
  public:
@@ -147,7 +143,8 @@ absl::Status Pipeline::Allocate() {
   size_t largest = 0;
   for (const Group& group : groups_) most_heads = std::max(most_heads, group.shape.heads);
   for (const PlaneSpec& p : layout_.planes()) largest = std::max(largest, MaxPlaneBytes(p));
-  if (config_.slots == 0 || config_.max_records == 0 || config_.chunk_bytes < RoundUp(largest)) {
+  if (config_.slots == 0 || config_.max_records == 0 ||
+      config_.chunk_bytes < RoundUpToTile(largest)) {
     return absl::InvalidArgumentError(
         absl::StrCat("no room to restore planes of up to ", largest, " bytes"));
   }
@@ -292,7 +289,7 @@ absl::Status Pipeline::AddPlane(size_t layer, size_t block, size_t plane,
                                 const PlaneTarget& target) {
   const StoredRecord& record = request_->records[block];
   const DirectoryEntry& entry = record.index->planes()[plane];
-  const size_t bytes = RoundUp(entry.bytes);
+  const size_t bytes = RoundUpToTile(entry.bytes);
   PieceCursor& cursor = cursors_[block];
   const std::byte* stored = cursor.Whole(record, entry.offset, bytes);
   if (record.on_device && stored != nullptr) {

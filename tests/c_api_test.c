@@ -77,11 +77,13 @@ static void impossible_specs(kvstow_client* client) {
   expect(kvstow_space_open(client, NULL, NULL) == NULL, "no spec at all is refused", &status);
 }
 
-static void there_and_back(kvstow_client* client, kvstow_space* space, struct pages* pages) {
+static void there_and_back(kvstow_client* client, kvstow_space* space, struct pages* pages,
+                           uint32_t first_token, int coded) {
   kvstow_status status;
   uint8_t keys[BLOCKS * 32];
   uint32_t tokens[BLOCKS * 128 + 5];
-  for (size_t i = 0; i < sizeof(tokens) / sizeof(*tokens); ++i) tokens[i] = (uint32_t)i;
+  for (size_t i = 0; i < sizeof(tokens) / sizeof(*tokens); ++i)
+    tokens[i] = first_token + (uint32_t)i;
   expect(kvstow_keys(space, tokens, BLOCKS * 128 + 5, NULL, NULL, keys, BLOCKS) == BLOCKS,
          "whole blocks have keys", &(kvstow_status){0});
   kvstow_put_result result = {.size = sizeof(result)};
@@ -89,6 +91,8 @@ static void there_and_back(kvstow_client* client, kvstow_space* space, struct pa
       kvstow_put(space, keys, BLOCKS, NULL, 0, fill, pages, 10000, &result, &status);
   expect(stored == BLOCKS && result.stored == BLOCKS, "all blocks are stored", &status);
   expect(result.path == KVSTOW_PATH_SHM, "the fastest path is taken", &status);
+  /* Encoded planes of codec raw have a table before the values. */
+  expect((result.sent_bytes > BLOCKS * 4 * 32768) == coded, "who codes is as asked for", &status);
   uint64_t lease = 0;
   expect(kvstow_lookup(space, keys, BLOCKS, 1000, 10000, &lease, &status) == BLOCKS && lease != 0,
          "they are found", &status);
@@ -100,6 +104,40 @@ static void there_and_back(kvstow_client* client, kvstow_space* space, struct pa
   expect(kvstow_put(space, other, 1, NULL, 0, give_up, pages, 10000, NULL, &status) == 0 &&
              status.code == KVSTOW_CANCELLED,
          "a Put can be given up", &status);
+}
+
+static void token_ids(kvstow_space* space, struct pages* pages) {
+  kvstow_status status;
+  uint8_t keys[32];
+  uint32_t tokens[128] = {77};
+  kvstow_keys(space, tokens, 128, NULL, NULL, keys, 1);
+  kvstow_put_request request = {.size = sizeof(request),
+                                .keys = keys,
+                                .key_count = 1,
+                                .fill = fill,
+                                .context = pages,
+                                .deadline_ms = 10000,
+                                .token_ids = tokens,
+                                .token_count = 127};
+  expect(kvstow_put_blocks(space, &request, NULL, &status) == 0 &&
+             status.code == KVSTOW_INVALID_ARGUMENT && strstr(status.message, "127") != NULL,
+         "token ids are of whole blocks", &status);
+  request.token_count = 128;
+  expect(kvstow_put_blocks(space, &request, NULL, &status) == 1, "they may be sent along", &status);
+}
+
+/* The worker codes, and what comes back is the same. */
+static void own_coder(kvstow_options options, struct pages* pages) {
+  kvstow_status status;
+  kvstow_coder* coder = kvstow_cpu_coder_create(1);
+  options.coder = coder;
+  kvstow_client* client = kvstow_client_create(&options);
+  kvstow_coder_destroy(coder); /* the client keeps it */
+  kvstow_space* space = open_space(client, &status);
+  pages->takes = pages->layers = 0;
+  there_and_back(client, space, pages, 5000, 1);
+  kvstow_space_destroy(space);
+  kvstow_client_destroy(client);
 }
 
 static void misses(kvstow_space* space) {
@@ -138,7 +176,9 @@ int main(int argc, char** argv) {
     }
   }
   if (daemon) {
-    there_and_back(client, space, &pages);
+    there_and_back(client, space, &pages, 0, 0);
+    token_ids(space, &pages);
+    own_coder(options, &pages);
   } else {
     misses(space);
   }

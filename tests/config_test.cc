@@ -133,6 +133,7 @@ TEST_F(ConfigTest, MistakesAboutTlsAreNamed) {
   ExpectRefused("metrics_security { user: 'p' password_file: '/nonexistent' }",
                 "has no first line");
   ExpectRefused("overwrite_slack: 'maybe'", "use on or off");
+  ExpectRefused("overwrite_scratch: 'maybe'", "use on or off");
 }
 
 TEST_F(ConfigTest, StreamsOfEvents) {

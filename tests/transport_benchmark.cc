@@ -24,17 +24,16 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "codec/plane.h"
-#include "kvstow/client.h"
 #include "tests/testing/bare_service.h"
+#include "tests/testing/bench_worker.h"
 #include "tests/testing/daemon_fixture.h"
-#include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
+#include "tests/testing/slot_pipeline.h"
 
 namespace kvstow::testing {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Planes = std::vector<std::vector<std::byte>>;
 
 double seconds_each = 2;
 std::string rows = "raw,lossy,lookup";
@@ -62,74 +61,12 @@ double Rate(
   return Median(rates);
 }
 
-// Llama-3.1-8B's planes, eight of its layers: 4 MiB a block.
-SpaceSpec Spec(CodecId codec) {
-  SpaceSpec spec;
-  spec.model = {"transport-benchmark", "", ""};
-  LayerGroup group;
-  for (uint32_t i = 0; i < 8; ++i) group.layers.push_back(i);
-  group.kv_heads = 8;
-  group.k_dim = group.v_dim = 128;
-  spec.groups = {group};
-  spec.codec.codec = codec;
-  return spec;
-}
-
-struct Worker {
-  Worker(const std::string& target, DataPath path, CodecId codec, size_t blocks) {
-    ClientOptions options;
-    options.target = target;
-    options.path = path;
-    options.connect_wait = absl::Seconds(20);
-    options.lookup_deadline = options.get_deadline = options.put_deadline = absl::Minutes(5);
-    client = Client::Create(options);
-    space = *client->OpenSpace(Spec(codec));
-    keys = space->Keys(std::vector<uint32_t>(blocks * 128, 1));
-    for (size_t b = 0; b < blocks; ++b) values.push_back(MakeBlock(space->layout(), b));
-    pages = values;
-  }
-  size_t Index(const PlaneSpec& plane) const {
-    return static_cast<size_t>(&plane - space->layout().planes().data());
-  }
-  double bytes() const { return static_cast<double>(keys.size() * space->layout().raw_bytes()); }
-  void Put() {
-    PutBlocksRequest request;
-    request.keys = keys;
-    request.source = [this](const PlaneSpec& plane, size_t block) {
-      return std::span<const std::byte>(values[block][Index(plane)]);
-    };
-    const auto put = space->PutBlocks(request);
-    if (put.stored != keys.size()) {
-      std::fprintf(stderr, "put: %s\n", put.status.ToString().c_str());
-      std::exit(1);
-    }
-  }
-  void Get() {
-    GetBlocksRequest request;
-    request.keys = keys;
-    request.destination = [this](const PlaneSpec& plane, size_t block) {
-      return std::span<std::byte>(pages[block][Index(plane)]);
-    };
-    const auto get = space->GetBlocks(request);
-    if (get.usable != keys.size()) {
-      std::fprintf(stderr, "get: %s\n", get.status.ToString().c_str());
-      std::exit(1);
-    }
-  }
-  void Drop() { space->DropAll().IgnoreError(); }
-
-  std::unique_ptr<Client> client;
-  std::shared_ptr<Space> space;
-  std::vector<BlockKey> keys;
-  std::vector<Planes> values, pages;
-};
-
 void Row(const std::string& what, double rate, double limit, const char* of) {
   std::printf("%-44s %8.3f GB/s   %5.2f of %s\n", what.c_str(), rate, rate / limit, of);
   std::fflush(stdout);
 }
 
-double Memcpy(Worker& worker) {
+double Memcpy(BenchWorker& worker) {
   return Rate(worker.bytes(), [&] {
     for (size_t b = 0; b < worker.values.size(); ++b) {
       for (size_t p = 0; p < worker.values[b].size(); ++p) {
@@ -138,6 +75,20 @@ double Memcpy(Worker& worker) {
       }
     }
   });
+}
+
+// The same bytes through a slot of 8 MiB by two threads.
+double Pipeline(BenchWorker& worker, SlotSum sum) {
+  SlotPipeline pipeline(size_t{8} << 20);
+  std::vector<std::span<const std::byte>> from;
+  std::vector<std::span<std::byte>> to;
+  for (size_t b = 0; b < worker.values.size(); ++b) {
+    for (size_t p = 0; p < worker.values[b].size(); ++p) {
+      from.emplace_back(worker.values[b][p]);
+      to.emplace_back(worker.pages[b][p]);
+    }
+  }
+  return Rate(worker.bytes(), [&] { pipeline.Run(from, to, sum); });
 }
 
 // Where the daemon and the server of the bare calls are.
@@ -152,7 +103,7 @@ struct Limit {
 };
 
 void RawCodec(const std::string& target, DataPath path, const Limit& put, const Limit& get) {
-  Worker worker(target, path, CodecId::kRaw, 8);
+  BenchWorker worker(target, path, CodecId::kRaw, 8);
   const std::string name(Name(path));
   Row(absl::StrCat("raw put over ", name),
       Rate(
@@ -172,10 +123,14 @@ void RawRows(const Peers& peers) {
   RawCodec(peers.target, DataPath::kGrpc, to, from);
   Limit copy{0, "memcpy"};
   {
-    Worker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, 8);
+    BenchWorker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, 8);
     copy.rate = Memcpy(worker);
+    std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
+    Row("two threads through a slot, as a put", Pipeline(worker, SlotSum::kWhenRead), copy.rate,
+        copy.name);
+    Row("two threads through a slot, as a get", Pipeline(worker, SlotSum::kWhenWritten), copy.rate,
+        copy.name);
   }
-  std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
   RawCodec(peers.target, DataPath::kSharedMemory, copy, copy);
 }
 
@@ -183,7 +138,7 @@ void RawRows(const Peers& peers) {
 struct CodecAlone {
   double encode = 0, decode = 0;
 };
-CodecAlone RunCodecAlone(Worker& worker) {
+CodecAlone RunCodecAlone(BenchWorker& worker) {
   CodecAlone alone;
   Codec& codec = *CpuCodec();
   std::vector<std::vector<EncodedPlane>> encoded(worker.values.size());
@@ -209,7 +164,7 @@ CodecAlone RunCodecAlone(Worker& worker) {
 }
 
 void Lossy(const std::string& target, DataPath path, uint32_t threads) {
-  Worker worker(target, path, CodecId::kEOptShrinkQ, 4);
+  BenchWorker worker(target, path, CodecId::kEOptShrinkQ, 4);
   const CodecAlone alone = RunCodecAlone(worker);
   std::printf("%-44s %8.3f GB/s encode, %.3f GB/s decode\n", "the codec alone, one thread",
               alone.encode, alone.decode);
@@ -231,7 +186,7 @@ std::vector<double> LookupLatencies(const std::string& target, size_t clients) {
   std::vector<std::thread> threads;
   for (size_t c = 0; c < clients; ++c) {
     threads.emplace_back([&, c] {
-      Worker worker(target, DataPath::kGrpc, CodecId::kRaw, 1);
+      BenchWorker worker(target, DataPath::kGrpc, CodecId::kRaw, 1);
       const auto keys = worker.space->Keys(std::vector<uint32_t>(256 * 128, 1));
       worker.space->Lookup(keys);
       for (const auto end = Clock::now() + std::chrono::duration<double>(seconds_each);
@@ -266,7 +221,7 @@ void Lookups(const Peers& peers) {
                LookupLatencies(peers.target, clients));
   }
   for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
-    Worker bulk(peers.target, path, CodecId::kEOptShrinkQ, 4);
+    BenchWorker bulk(peers.target, path, CodecId::kEOptShrinkQ, 4);
     bulk.Put();
     std::atomic<bool> stop{false};
     std::thread traffic([&] {

@@ -81,7 +81,8 @@ class Encoding {
       status = status_;
     }
     if (status.ok()) {
-      job_.bytes = AssemblePlane(plane(), tiles_).bytes;
+      const EncodedPlane encoded = AssemblePlane(plane(), tiles_);
+      job_.bytes.assign(encoded.bytes.begin(), encoded.bytes.end());
       job_.crc32c = Crc32c(job_.bytes);
       for (const TileEncodeJob& tile : tiles_.jobs) {
         const ErrorSums& s = tile.report.sums;
@@ -102,9 +103,9 @@ class Encoding {
 };
 
 void TakeVerbatim(const PlaneSpec& plane, SpaceCoder::EncodeJob* job) {
-  std::vector<std::byte> bytes(VerbatimOffset(plane) + job->values.size());
-  std::memcpy(bytes.data() + VerbatimOffset(plane), job->values.data(), job->values.size());
-  job->bytes = FinishVerbatim(plane, std::move(bytes)).bytes;
+  job->bytes.resize(VerbatimOffset(plane) + job->values.size());
+  std::memcpy(job->bytes.data() + VerbatimOffset(plane), job->values.data(), job->values.size());
+  FinishVerbatim(plane, job->bytes);
   job->crc32c = Crc32c(job->bytes);
 }
 

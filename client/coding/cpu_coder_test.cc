@@ -1,4 +1,5 @@
 // The CPU codec behind the worker's interface.
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -72,7 +73,7 @@ TEST_F(CpuCoderTest, MakesWhatTheCodecMakesAndReadsIt) {
     ASSERT_TRUE(Encode(&job).ok());
     const auto expected =
         *EncodePlane(*CpuCodec(), plane, layout_.spec().codec, tables.of_plane(p), block_[p]);
-    EXPECT_TRUE(job.bytes == expected.bytes);
+    EXPECT_TRUE(std::ranges::equal(job.bytes, expected.bytes));
     EXPECT_LE(job.bytes.size(), coder_->MaxEncodedBytes(p));
     EXPECT_EQ(job.crc32c, Crc32c(job.bytes));
     ASSERT_EQ(job.tiles.size(), plane.is_opaque() ? 0 : plane.heads);

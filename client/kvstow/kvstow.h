@@ -22,6 +22,7 @@ extern "C" {
 
 typedef struct kvstow_client kvstow_client;
 typedef struct kvstow_space kvstow_space;
+typedef struct kvstow_coder kvstow_coder;
 
 /* As absl::StatusCode and gRPC number them. */
 typedef enum {
@@ -62,6 +63,7 @@ typedef struct {
   const char* server_name;
   const char* token_file;
   double prefill_tokens_per_second; /* how fast the worker prefills, for metrics; 0: not known */
+  const kvstow_coder* coder;        /* codes KV in this process; NULL: the daemon does */
 } kvstow_options;
 
 typedef enum { KVSTOW_FP16 = 1, KVSTOW_BF16 = 2, KVSTOW_FP32 = 3 } kvstow_dtype;
@@ -124,6 +126,12 @@ typedef struct {
   size_t bytes;
 } kvstow_plane;
 
+/* The CPU codec, on so many threads; 0: 2. Of the library kvstow_coding (kvstow::coding). NULL only
+ * when memory or threads are out. Any number of clients may share one, and keep it: it may be
+ * destroyed once they are created. */
+kvstow_coder* kvstow_cpu_coder_create(uint32_t threads);
+void kvstow_coder_destroy(kvstow_coder* coder);
+
 /* NULL only when memory or threads are out. An unknown path is AUTO. Connects in the background. */
 kvstow_client* kvstow_client_create(const kvstow_options* options);
 void kvstow_client_destroy(kvstow_client* client);
@@ -166,6 +174,25 @@ typedef struct {
 size_t kvstow_put(kvstow_space* space, const uint8_t* keys, size_t key_count, const uint8_t* parent,
                   uint64_t first_position, kvstow_fill fill, void* context, uint32_t deadline_ms,
                   kvstow_put_result* result, kvstow_status* status);
+
+typedef struct {
+  size_t size;
+  const uint8_t* keys;
+  size_t key_count;
+  const uint8_t* parent;
+  uint64_t first_position;
+  kvstow_fill fill;
+  void* context;
+  uint32_t deadline_ms;
+  /* Opts in to routers being told which tokens the blocks are of (KV events): those of all keys'
+   * blocks, one block after the other. They are prompt content; NULL tells nobody. */
+  const uint32_t* token_ids;
+  size_t token_count;
+} kvstow_put_request;
+
+/* kvstow_put with all that there is to say; `request->keys` and what follows as there. */
+size_t kvstow_put_blocks(kvstow_space* space, const kvstow_put_request* request,
+                         kvstow_put_result* result, kvstow_status* status);
 
 /* Takes a plane from where it arrived; the bytes are gone when it returns. */
 typedef void (*kvstow_take)(void* context, const kvstow_plane* plane, size_t block,

@@ -2,6 +2,8 @@
 // decoder that each thread keeps, so that steady state allocates nothing.
 #include <cpuid.h>
 
+#include <optional>
+
 #include "codec/codec.h"
 #include "codec/cpu/kernels.h"
 #include "codec/cpu/tile_decoder.h"
@@ -10,6 +12,22 @@
 
 namespace kvstow {
 namespace {
+
+// An encoder or a decoder. What it holds is Scratch, and so overwritten when it makes room for the
+// next owner's.
+template <typename Coder, const cpu::Kernels& (*kKernels)()>
+class KeptFor {
+ public:
+  Coder& Owner(uint32_t owner) {
+    if (!coder_ || owner != owner_) coder_.emplace(kKernels());
+    owner_ = owner;
+    return *coder_;
+  }
+
+ private:
+  std::optional<Coder> coder_;
+  uint32_t owner_ = 0;
+};
 
 template <const cpu::Kernels& (*kKernels)()>
 class CpuCodecOn final : public Codec {
@@ -21,8 +39,8 @@ class CpuCodecOn final : public Codec {
     for (const TileEncodeJob& job : jobs) {
       if (auto s = CheckEncodeJob(job); !s.ok()) return s;
     }
-    thread_local cpu::TileEncoder encoder(kKernels());
-    for (TileEncodeJob& job : jobs) encoder.Encode(&job);
+    thread_local KeptFor<cpu::TileEncoder, kKernels> encoder;
+    for (TileEncodeJob& job : jobs) encoder.Owner(job.owner).Encode(&job);
     return absl::OkStatus();
   }
 
@@ -30,8 +48,8 @@ class CpuCodecOn final : public Codec {
     for (const TileDecodeJob& job : jobs) {
       if (auto s = CheckDecodeJob(job); !s.ok()) return s;
     }
-    thread_local cpu::TileDecoder decoder(kKernels());
-    for (const TileDecodeJob& job : jobs) decoder.Decode(job);
+    thread_local KeptFor<cpu::TileDecoder, kKernels> decoder;
+    for (const TileDecodeJob& job : jobs) decoder.Owner(job.owner).Decode(job);
     return absl::OkStatus();
   }
 };

@@ -6,9 +6,9 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "codec/cpu/kernels.h"
+#include "codec/scratch.h"
 
 namespace kvstow::cpu {
 
@@ -28,10 +28,10 @@ class EigenvalueFinder {
   void SpreadBulk(std::span<const float> diag, uint32_t leading, std::span<double> lambda);
 
   const Kernels& kernels_;
-  std::vector<float> off2_;
-  std::vector<float> shifts_;
-  std::vector<int32_t> above_;
-  std::vector<float> low_, high_;
+  Scratch<float> off2_;
+  Scratch<float> shifts_;
+  Scratch<int32_t> above_;
+  Scratch<float> low_, high_;
 };
 
 }  // namespace kvstow::cpu

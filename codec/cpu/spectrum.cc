@@ -24,10 +24,10 @@ uint64_t NextRandom(uint64_t* state) {
 // One step of inverse iteration, (T - shift) x = b by Gaussian elimination with row exchanges. In
 // double; off the fast path.
 void SolveShifted(std::span<const float> diag, std::span<const float> off, double shift,
-                  std::vector<double>* x) {
+                  Scratch<double>* x) {
   const size_t p = diag.size();
   const double tiny = std::max(std::abs(shift), 1e-30) * 1e-16;
-  std::vector<double> a(p), b(p), c(p);  // pivots, first and second superdiagonal
+  Scratch<double> a(p), b(p), c(p);  // pivots, first and second superdiagonal
   for (size_t i = 0; i < p; ++i) a[i] = diag[i] - shift;
   for (size_t i = 0; i + 1 < p; ++i) b[i] = off[i];
   for (size_t i = 0; i + 1 < p; ++i) {
@@ -55,7 +55,7 @@ void SolveShifted(std::span<const float> diag, std::span<const float> off, doubl
   }
 }
 
-void Normalise(std::vector<double>* x) {
+void Normalise(Scratch<double>* x) {
   double largest = 0;
   for (double v : *x) largest = std::max(largest, std::abs(v));
   if (!(largest > 0)) return;
@@ -135,9 +135,9 @@ bool Spectrum::AppendOrthonormalised(const float* lanes, size_t lane) {
 // Inverse iteration from a random start, for clusters that the twisted factorisation cannot tell
 // apart.
 void Spectrum::AppendFallback(double lambda) {
-  std::vector<float> lanes(size_t{kLanes} * p_);
+  Scratch<float> lanes(size_t{kLanes} * p_);
   uint64_t state = 1 + vectors_;
-  std::vector<double> x(p_);
+  Scratch<double> x(p_);
   for (int attempt = 0; attempt < 8; ++attempt) {
     for (double& v : x) v = static_cast<double>(NextRandom(&state)) * 0x1p-30 - 1;
     // Later attempts settle for any direction not yet taken.

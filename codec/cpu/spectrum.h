@@ -7,10 +7,10 @@
 #include <array>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "codec/cpu/eigenvalues.h"
 #include "codec/cpu/kernels.h"
+#include "codec/scratch.h"
 #include "codec/shrinkage.h"
 
 namespace kvstow::cpu {
@@ -64,10 +64,10 @@ class Spectrum {
   uint32_t deflated_ = 0;  // directions taken out so far
   uint32_t vectors_ = 0;   // rows of short_
   BulkEdge edge_;
-  std::vector<double> round_lambda_, lambda_;
+  Scratch<double> round_lambda_, lambda_;
   std::array<double, kMaxVectors> direction_lambda_{};
   std::array<double, kMaxVectors> singular_{};
-  std::vector<float> y_, gram_, diag_, off_, beta_, work_, lanes_, projections_, short_, long_;
+  Scratch<float> y_, gram_, diag_, off_, beta_, work_, lanes_, projections_, short_, long_;
 };
 
 }  // namespace kvstow::cpu

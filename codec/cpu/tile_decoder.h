@@ -1,10 +1,9 @@
 // Decodes one tile on the CPU.
 #pragma once
 
-#include <vector>
-
 #include "codec/codec.h"
 #include "codec/cpu/kernels.h"
+#include "codec/scratch.h"
 
 namespace kvstow::cpu {
 
@@ -22,7 +21,7 @@ class TileDecoder {
   void ExpandMeans(const TileDecodeJob& job, const TileBodyLayout& at);
 
   const Kernels& kernels_;
-  std::vector<float> lengths_, u_, v_, means_;
+  Scratch<float> lengths_, u_, v_, means_;
 };
 
 }  // namespace kvstow::cpu

@@ -150,7 +150,7 @@ void TileEncoder::RefitPhi(const TileEncodeJob& job) {
                           v_decoded_.data());
   fitted_.assign(r, 0);
   normal_matrix_.assign(r * r, 0);
-  const auto dot = [&](const std::vector<float>& a, size_t i, const std::vector<float>& b, size_t j,
+  const auto dot = [&](const Scratch<float>& a, size_t i, const Scratch<float>& b, size_t j,
                        size_t length) {
     return static_cast<double>(kernels_.dot(&a[i * length], &b[j * length], length));
   };

@@ -5,13 +5,12 @@
 // values refitted, and the residual is taken against what the decoder will see.
 #pragma once
 
-#include <vector>
-
 #include "codec/codec.h"
 #include "codec/cpu/kernels.h"
 #include "codec/cpu/spectrum.h"
 #include "codec/cpu/tile_decoder.h"
 #include "codec/factor_codebook.h"
+#include "codec/scratch.h"
 
 namespace kvstow::cpu {
 
@@ -29,7 +28,7 @@ class TileEncoder {
   struct Candidate {
     TileHead head;
     ErrorSums sums;
-    std::vector<std::byte> body;
+    Scratch<std::byte> body;
   };
 
   void KeepRaw(TileEncodeJob* job, bool asked_for);
@@ -55,14 +54,14 @@ class TileEncoder {
   float scale_a_ = 1, scale_b_ = 1;
   int exponent_ = 0;
   uint32_t rank_ = 0;
-  std::vector<float> tile_, residual_, rotated_, means_, lengths_;
-  std::vector<uint16_t> half_means_, half_phi_;
+  Scratch<float> tile_, residual_, rotated_, means_, lengths_;
+  Scratch<uint16_t> half_means_, half_phi_;
   // Factors, component by component: exact and as decoded.
-  std::vector<float> u_, v_, u_decoded_, v_decoded_, v_scaled_;
-  std::vector<double> phi_, weights_, fitted_, normal_matrix_;
-  std::vector<uint8_t> u_codes_, v_codes_, codes_;
-  std::vector<ShrunkValue> shrunk_;
-  std::vector<std::byte> decoded_;
+  Scratch<float> u_, v_, u_decoded_, v_decoded_, v_scaled_;
+  Scratch<double> phi_, weights_, fitted_, normal_matrix_;
+  Scratch<uint8_t> u_codes_, v_codes_, codes_;
+  Scratch<ShrunkValue> shrunk_;
+  Scratch<std::byte> decoded_;
   Candidate plain_, centred_;
 };
 

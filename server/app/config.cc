@@ -31,6 +31,7 @@ metrics: "127.0.0.1:9464"
 log_level: "info"
 slow_call_ms: 2000
 overwrite_slack: "on"
+overwrite_scratch: "on"
 shutdown_grace_seconds: 20
 limits {
   max_bulk_streams: 64
@@ -311,11 +312,16 @@ absl::Status SetLimits(const Config::Limits& in, DaemonConfig* out) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> OnOrOff(absl::string_view field, const std::string& text) {
+  if (text == "on" || text == "off") return text == "on";
+  return Invalid(field, absl::StrCat("'", text, "'; use on or off"));
+}
+
 absl::Status SetOverwriting(const Config& in, DaemonConfig* out) {
-  if (in.overwrite_slack() != "on" && in.overwrite_slack() != "off") {
-    return Invalid("overwrite_slack", absl::StrCat("'", in.overwrite_slack(), "'; use on or off"));
-  }
-  out->store.overwrite_slack = in.overwrite_slack() == "on";
+  KVSTOW_ASSIGN_OR_RETURN(out->store.overwrite_slack,
+                          OnOrOff("overwrite_slack", in.overwrite_slack()));
+  KVSTOW_ASSIGN_OR_RETURN(out->overwrite_scratch,
+                          OnOrOff("overwrite_scratch", in.overwrite_scratch()));
   return absl::OkStatus();
 }
 

@@ -33,7 +33,8 @@ struct DaemonConfig {
   absl::Duration shutdown_grace;
   ServiceLimits limits;
   StoreOptions store;
-  StagingOptions staging;  // budget 0: none
+  bool overwrite_scratch = true;  // of the whole process
+  StagingOptions staging;         // budget 0: none
   std::vector<EventStreamOptions> events;
 };
 

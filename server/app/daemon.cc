@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "codec/scratch.h"
 #include "server/app/accelerator.h"
 #include "server/app/system.h"
 #include "server/app/thread_pool.h"
@@ -95,6 +96,7 @@ struct Daemon::Parts {
 
 // Device, tiers and codecs, and what counts them.
 absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
+  SetOverwritesScratch(config.overwrite_scratch);
   KVSTOW_ASSIGN_OR_RETURN(gpu, Accelerator::Open(config));
   KVSTOW_ASSIGN_OR_RETURN(host, HostTier::Create(config.host_tier_bytes));
   if (gpu.device != nullptr) host->StartPinning(gpu.device.get());

@@ -93,7 +93,7 @@ void BatchedPlaneCodec::Decode(PlaneDecodeWork* work, Done done) {
   auto task = std::make_unique<DecodeTask>();
   task->work = work;
   task->done = std::move(done);
-  task->jobs = MakeDecodeJobs(*view, work->rotary, work->values);
+  task->jobs = MakeDecodeJobs(*view, work->rotary, work->values, work->owner);
   {
     absl::MutexLock lock(&mu_);
     decodes_.push_back(std::move(task));
@@ -141,7 +141,7 @@ void BatchedPlaneCodec::EncodeBatch(Codec& codec, Encodes batch) {
   for (auto& task : batch) {
     const PlaneEncodeWork& work = *task->work;
     if (work.unwanted != nullptr && work.unwanted->load(std::memory_order_relaxed)) continue;
-    task->jobs = MakeEncodeJobs(*work.spec, *work.settings, work.rotary, work.values);
+    task->jobs = MakeEncodeJobs(*work.spec, *work.settings, work.rotary, work.values, work.owner);
     jobs.insert(jobs.end(), task->jobs.jobs.begin(), task->jobs.jobs.end());
     bytes += work.values.size();
   }

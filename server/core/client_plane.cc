@@ -12,6 +12,7 @@
 #include "codec/crc32c.h"
 #include "codec/little_endian.h"
 #include "codec/plane.h"
+#include "codec/scratch.h"
 
 namespace kvstow {
 namespace {
@@ -156,12 +157,13 @@ double EnergyOf(std::span<const std::byte> values, DType dtype) {
 
 Finding FindFaultInValues(const ClientPlane& plane, const PlaneView& view, Codec& codec,
                           size_t tile) {
-  std::vector<std::byte> values(plane.spec->tile_bytes());
+  Scratch<std::byte> values(plane.spec->tile_bytes());
   TileDecodeJob job;
   job.shape = ShapeOf(*plane.spec);
   job.head = view.head(tile);
   job.body = view.body(tile).data();
   job.rotary = plane.rotary;
+  job.owner = plane.owner;
   job.values = values.data();
   job.row_stride = job.shape.dim * SizeOf(job.shape.dtype);
   if (absl::Status s = codec.Decode({&job, 1}); !s.ok()) {

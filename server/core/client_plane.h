@@ -34,6 +34,7 @@ struct ClientPlane {
   const RotaryTable* rotary = nullptr;  // required where spec->rotary is set
   std::span<const std::byte> bytes;     // where the client cannot change them
   const PlaneDeclaration* declared = nullptr;
+  uint32_t owner = 0;  // whose plane it is, see Codec
 };
 
 struct PlaneFinding {

@@ -28,7 +28,8 @@ struct Sent {
   }
   CodecSettings settings;
   PlaneSpec spec;
-  std::vector<std::byte> values, bytes;
+  std::vector<std::byte> values;
+  Scratch<std::byte> bytes;
   PlaneDeclaration declared;
 };
 

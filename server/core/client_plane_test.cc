@@ -36,8 +36,8 @@ struct Sent {
     const RotaryTable table(RotaryOffsets(rotary, kTokens), 256);
     PlaneEncodeJobs jobs = MakeEncodeJobs(spec, settings, &table, values);
     ASSERT_TRUE(CpuCodec()->Encode(std::span(jobs.jobs)).ok());
-    EncodedPlane plane = AssemblePlane(spec, jobs);
-    bytes = std::move(plane.bytes);
+    const EncodedPlane plane = AssemblePlane(spec, jobs);
+    bytes.assign(plane.bytes.begin(), plane.bytes.end());
     report = plane.report;
     declared.tiles.clear();
     for (const TileEncodeJob& job : jobs.jobs) declared.tiles.push_back(job.report.sums);

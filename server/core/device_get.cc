@@ -15,11 +15,6 @@ namespace {
 constexpr size_t kFirstTurnBytes = size_t{128} << 20;
 constexpr size_t kMostTurnBytes = size_t{512} << 20;
 
-// As planes are padded in a record.
-size_t RoundUp(size_t bytes) {
-  return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
-}
-
 }  // namespace
 
 void GetCall::PrepareTurns() {
@@ -150,7 +145,7 @@ bool GetCall::PlaceEncoded(const Job& job) {
   if (kept) {
     slot.piece = kept;
   } else if (pairs_planes_) {
-    const size_t own = RoundUp(entry.bytes);
+    const size_t own = RoundUpToTile(entry.bytes);
     slot.piece = ring_.Take(own + block.record->planes()[job.plane + 1].bytes);
     if (!slot.piece) return false;
     slot.keeps_piece = true;
@@ -178,7 +173,7 @@ bool GetCall::PairsFit(size_t plane) const {
   for (const auto& block : held_) {
     if (!block->record.ok()) continue;
     const auto& entries = block->record->planes();
-    const size_t both = RoundUp(entries[plane].bytes) + entries[plane + 1].bytes;
+    const size_t both = RoundUpToTile(entries[plane].bytes) + entries[plane + 1].bytes;
     if (!ring_.fits(both)) return false;
     all += SlotRing::Rounded(both);
   }

@@ -20,14 +20,12 @@ constexpr size_t kLeastCost = 4096;
 
 // A decoded plane, counted in flight while anybody refers to it.
 struct DecodedPlane {
-  DecodedPlane(ByteBudget& budget, size_t bytes)
-      : budget(budget), size(bytes), values(new std::byte[bytes]) {
-    budget.Take(size);
+  DecodedPlane(ByteBudget& budget, size_t bytes) : budget(budget), values(bytes) {
+    budget.Take(bytes);
   }
-  ~DecodedPlane() { budget.Give(size); }
+  ~DecodedPlane() { budget.Give(values.bytes().size()); }
   ByteBudget& budget;
-  const size_t size;
-  std::unique_ptr<std::byte[]> values;
+  const UnfilledScratch values;
 };
 
 }  // namespace
@@ -82,9 +80,9 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<cons
                                                       uint64_t offset, uint64_t size) {
   const auto view = pin->View(offset, size);
   if (!view.empty() || size == 0) return RecordBytes{view, pin};
-  auto copy = std::make_shared<std::vector<std::byte>>(size);
-  KVSTOW_RETURN_IF_ERROR(pin->Read(offset, *copy));
-  return RecordBytes{*copy, copy};
+  auto copy = std::make_shared<UnfilledScratch>(size);
+  KVSTOW_RETURN_IF_ERROR(pin->Read(offset, copy->bytes()));
+  return RecordBytes{copy->bytes(), copy};
 }
 
 void GetCall::Open(HeldBlock& block) const {
@@ -322,7 +320,7 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
     values = StagedBytes(*slot, spec.raw_bytes);
   } else {
     auto decoded = std::make_shared<DecodedPlane>(context_.inflight, spec.raw_bytes);
-    values = {decoded->values.get(), decoded->size};
+    values = decoded->values.bytes();
     slot->delivery.owner = std::move(decoded);
   }
   slot->delivery.bytes = values;
@@ -333,6 +331,7 @@ void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plan
       std::make_unique<PlaneDecodeWork>(PlaneDecodeWork{.spec = &spec,
                                                         .rotary = block.rotary.of_plane(plane),
                                                         .encoded = encoded.bytes,
+                                                        .owner = space_->scratch_owner(),
                                                         .phases = &phases_,
                                                         .values = values});
   PlaneDecodeWork* const todo = work.get();

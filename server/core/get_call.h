@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "codec/record.h"
+#include "codec/scratch.h"
 #include "codec/stored_record.h"
 #include "server/core/call_context.h"
 #include "server/core/call_phases.h"
@@ -102,7 +103,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::optional<size_t> damaged_plane;
     bool told = false;  // guarded by mu_: the client knows; the rest is skipped
     // With staging on a device: the head that `record` was read from, and the record's pieces.
-    std::vector<std::byte> head;
+    Scratch<std::byte> head;
     std::vector<RecordPiece> pieces;
     bool on_device = false;
     uint32_t stored = 0;  // which of stored_, if `record` is OK

@@ -22,6 +22,7 @@ struct PlaneEncodeWork {
   const CodecSettings* settings = nullptr;
   const RotaryTable* rotary = nullptr;  // required where spec->rotary is set
   std::span<const std::byte> values;    // spec->raw_bytes
+  uint32_t owner = 0;                   // whose plane it is, see Codec
   // Not null: work that is found to be unwanted is left undone, with CANCELLED.
   const std::atomic<bool>* unwanted = nullptr;
   CallPhases* phases = nullptr;  // of the call, told while the codec is at this; null: nobody asks
@@ -33,6 +34,7 @@ struct PlaneDecodeWork {
   const PlaneSpec* spec = nullptr;
   const RotaryTable* rotary = nullptr;
   std::span<const std::byte> encoded;  // its checksum has been checked
+  uint32_t owner = 0;                  // as above
   CallPhases* phases = nullptr;        // as above
 
   std::span<std::byte> values = {};  // out, spec->raw_bytes

@@ -84,14 +84,14 @@ class PlaneCodecTest : public ::testing::TestWithParam<bool> {
     PlaneDecodeWork work;
     std::vector<absl::Status> done;
   };
-  std::unique_ptr<Decoding> Decode(const std::vector<std::byte>& encoded, size_t p) {
+  std::unique_ptr<Decoding> Decode(std::span<const std::byte> encoded, size_t p) {
     auto decoding = std::make_unique<Decoding>();
     decoding->values.resize(plane(p).raw_bytes);
     decoding->work = {.spec = &plane(p), .encoded = encoded, .values = decoding->values};
     codec().Decode(&decoding->work, [d = decoding.get()](absl::Status s) { d->done.push_back(s); });
     return decoding;
   }
-  std::vector<std::byte> ExpectedValues(const std::vector<std::byte>& encoded, size_t p) const {
+  std::vector<std::byte> ExpectedValues(std::span<const std::byte> encoded, size_t p) const {
     std::vector<std::byte> values(plane(p).raw_bytes);
     EXPECT_TRUE(DecodePlane(*CpuCodec(), plane(p), nullptr, encoded, values).ok());
     return values;
@@ -122,7 +122,7 @@ TEST_P(PlaneCodecTest, EncodesAsTheCodecDoes) {
 
 TEST_P(PlaneCodecTest, DecodesAsTheCodecDoes) {
   for (size_t p = 0; p < layout_.planes().size(); ++p) {
-    const std::vector<std::byte> encoded = Expected(2, p).bytes;
+    const auto encoded = Expected(2, p).bytes;
     const auto decoding = Decode(encoded, p);
     executor_.RunAll();
     ASSERT_THAT(decoding->done, ElementsAre(absl::OkStatus()));
@@ -131,7 +131,7 @@ TEST_P(PlaneCodecTest, DecodesAsTheCodecDoes) {
 }
 
 TEST_P(PlaneCodecTest, SaysWhenBytesAreNoPlane) {
-  std::vector<std::byte> encoded = Expected(0, 0).bytes;
+  auto encoded = Expected(0, 0).bytes;
   encoded.pop_back();
   const auto decoding = Decode(encoded, 0);
   executor_.RunAll();
@@ -171,7 +171,7 @@ TEST_P(BatchedPlaneCodecTest, BatchesGrowWhileTheDeviceIsBusy) {
 }
 
 TEST_P(BatchedPlaneCodecTest, GetsGoBeforePuts) {
-  const std::vector<std::byte> encoded = Expected(0, 0).bytes;
+  const auto encoded = Expected(0, 0).bytes;
   const auto encoding = Encode(0, 0);
   const auto decoding = Decode(encoded, 0);
   while (decoding->done.empty() && executor_.RunOne()) {
@@ -197,7 +197,7 @@ TEST_P(BatchedPlaneCodecTest, AnExhaustedDeviceIsAskedAgain) {
 }
 
 TEST_P(BatchedPlaneCodecTest, ALostDeviceIsNotAskedAgain) {
-  const std::vector<std::byte> encoded = Expected(0, 0).bytes;
+  const auto encoded = Expected(0, 0).bytes;
   device_.failure = absl::InternalError("the context is lost");
   const auto first = Decode(encoded, 0);
   executor_.RunAll();
@@ -216,7 +216,7 @@ TEST_P(BatchedPlaneCodecTest, ALostDeviceIsNotAskedAgain) {
 }
 
 TEST_P(BatchedPlaneCodecTest, WhatWaitedForALostDeviceIsDone) {
-  const std::vector<std::byte> encoded = Expected(0, 0).bytes;
+  const auto encoded = Expected(0, 0).bytes;
   device_.failure = absl::InternalError("the context is lost");
   const auto decoding = Decode(encoded, 0);
   const auto encoding = Encode(1, 0);

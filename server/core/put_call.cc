@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "codec/crc32c.h"
 #include "codec/plane.h"
+#include "codec/scratch.h"
 #include "server/core/status_macros.h"
 
 namespace kvstow {
@@ -21,7 +22,7 @@ struct PutCall::PlaneWork {
   CallContext& context;
   const size_t size;
   std::span<std::byte> received() { return std::span(room).last(size); }
-  std::vector<std::byte> room;
+  Scratch<std::byte> room;
   size_t plane = 0;
   size_t block = 0;  // into wanted_
   PlaneEncodeWork encode;
@@ -278,6 +279,7 @@ std::shared_ptr<PutCall::PlaneWork> PutCall::BeginPlane(const PlaneSegment& segm
   work->encode.spec = &plane(work->plane);
   work->encode.settings = &settings();
   work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
+  work->encode.owner = space_->scratch_owner();
   work->encode.unwanted = &unwanted_;
   work->encode.phases = &phases_;
   return work;
@@ -297,9 +299,9 @@ absl::Status PutCall::CheckEncoded(PlaneWork& work) {
   const CallPhases::Scope busy(&phases_, CallPhase::kCodec);
   const PlaneEncodeWork& encode = work.encode;
   EncodedPlane& out = work.encode.encoded;
-  const auto fault =
-      FindFault({encode.spec, encode.settings, encode.rotary, work.received(), &*work.declared},
-                *CpuCodec(), work.sample, &out.report);
+  const auto fault = FindFault(
+      {encode.spec, encode.settings, encode.rotary, work.received(), &*work.declared, encode.owner},
+      *CpuCodec(), work.sample, &out.report);
   if (fault) return Refuse(work.plane, work.block, *fault);
   out.bytes = std::move(work.room);
   context_.stats.OnClientCoded(space_->tenant(), CodecDirection::kEncode, encode.spec->raw_bytes);
@@ -309,7 +311,9 @@ absl::Status PutCall::CheckEncoded(PlaneWork& work) {
 void PutCall::StartEncoding(std::shared_ptr<PlaneWork> work) {
   work->encode.values = work->received();
   if (IsVerbatim(plane(work->plane), settings())) {
-    work->encode.encoded = FinishVerbatim(plane(work->plane), std::move(work->room));
+    EncodedPlane& out = work->encode.encoded;
+    out.report = FinishVerbatim(plane(work->plane), work->room);
+    out.bytes = std::move(work->room);
     OnEncoded(std::move(work), absl::OkStatus());
     return;
   }

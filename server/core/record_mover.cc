@@ -4,6 +4,8 @@
 #include <atomic>
 #include <utility>
 
+#include "codec/scratch.h"
+
 namespace kvstow {
 namespace {
 
@@ -11,7 +13,7 @@ namespace {
 constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
 
 absl::Status Copy(const RecordMove& move) {
-  std::vector<std::byte> buffer;
+  Scratch<std::byte> buffer;
   for (uint64_t offset = 0; offset < move.bytes; offset += kPieceBytes) {
     const uint64_t size = std::min(kPieceBytes, move.bytes - offset);
     std::span<const std::byte> piece = move.source->View(move.from, offset, size);

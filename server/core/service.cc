@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "codec/scratch.h"
 #include "server/core/status_macros.h"
 
 namespace kvstow {
@@ -33,7 +34,7 @@ RecordInspection InspectRecord(Store& store, const SpaceContext& space, const Bl
     out.health = absl::NotFoundError("the record went while it was looked at");
     return out;
   }
-  std::vector<std::byte> bytes(pin.record_bytes());
+  Scratch<std::byte> bytes(pin.record_bytes());
   out.health = pin.Read(0, bytes);
   if (!out.health.ok()) return out;
   auto record = RecordIndex::Parse(bytes);

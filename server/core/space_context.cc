@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "codec/plane.h"
 #include "codec/record.h"
 #include "server/core/status_macros.h"
 
@@ -24,8 +25,8 @@ uint64_t SpaceContext::EstimatedRecordBytes() const {
   const CodecSettings& codec = layout_.spec().codec;
   uint64_t bytes = RecordIndex::BytesFor(layout_);
   for (const PlaneSpec& plane : layout_.planes()) {
-    if (plane.is_opaque() || codec.codec == CodecId::kRaw) {
-      bytes += plane.raw_bytes;
+    if (IsVerbatim(plane, codec)) {
+      bytes += RoundUpToTile(VerbatimOffset(plane) + plane.raw_bytes);
     } else {
       const uint32_t bits = plane.is_key_like() ? codec.k_bits : codec.v_bits;
       // Lengths, low-rank part and tables come to about half a bit an entry.

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "codec/scratch.h"
 #include "codec/space_rotary.h"
 #include "server/core/ids.h"
 #include "server/core/store.h"
@@ -26,6 +27,10 @@ class SpaceContext {
   SpaceId id() const { return id_; }
   const Fingerprint& fingerprint() const { return fingerprint_; }
   const PlaneLayout& layout() const { return layout_; }
+  // Its tenant, as codecs are told of owners; all the same where scratch is not overwritten.
+  uint32_t scratch_owner() const {
+    return OverwritesScratch() ? 1 + static_cast<uint32_t>(tenant_) : 0;
+  }
 
   BlockRotary RotaryAt(uint64_t first_position) const { return rotary_.At(first_position); }
   // What one block's record will take, about; for admission, not for allocation.

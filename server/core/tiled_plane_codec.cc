@@ -37,7 +37,8 @@ void TiledPlaneCodec::Encode(PlaneEncodeWork* work, Done done) {
   auto task = std::make_shared<Task>();
   task->work = work;
   task->done = std::move(done);
-  task->jobs = MakeEncodeJobs(*work->spec, *work->settings, work->rotary, work->values);
+  task->jobs =
+      MakeEncodeJobs(*work->spec, *work->settings, work->rotary, work->values, work->owner);
   const size_t tiles = task->jobs.jobs.size();
   const size_t pieces = std::clamp<size_t>(tiles, 1, 2 * executor_.concurrency());
   task->pieces_left = pieces;
@@ -69,7 +70,8 @@ void TiledPlaneCodec::Decode(PlaneDecodeWork* work, Done done) {
   {
     const CallPhases::Scope busy(work->phases, CallPhase::kCodec);
     const absl::Time start = clock_.Now();
-    status = DecodePlane(codec_, *work->spec, work->rotary, work->encoded, work->values);
+    status =
+        DecodePlane(codec_, *work->spec, work->rotary, work->encoded, work->values, work->owner);
     stats_.OnCodec(CodecDirection::kDecode, codec_.device(), work->values.size(),
                    clock_.Now() - start);
   }

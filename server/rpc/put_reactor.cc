@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "server/core/status_macros.h"
 #include "server/rpc/bulk_reactor.h"
 #include "server/rpc/convert.h"
@@ -100,7 +101,8 @@ class PutReactor final
     return absl::OkStatus();
   }
 
-  absl::Status TakeChunk(const IncomingPut& message) {
+  absl::Status TakeChunk(IncomingPut& message) {
+    const absl::Cleanup overwrite = [&message] { OverwriteChunk(message); };
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("a chunk before the announce");
     const uint64_t before = put->received_bytes();

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "codec/scratch.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/protobuf/wire_format_lite.h"
@@ -150,6 +151,17 @@ absl::StatusOr<std::unique_ptr<IncomingPut>> ParsePutRequest(const grpc::ByteBuf
     KVSTOW_RETURN_IF_ERROR(TakeChunk(out.get()));
   }
   return out;
+}
+
+void OverwriteChunk(IncomingPut& chunk) {
+  for (const grpc::Slice& slice : chunk.slices) {
+    // gRPC hands out what it received as const because slices may be shared; these are not.
+    auto* const bytes = const_cast<uint8_t*>(slice.begin());
+    Overwrite(std::as_writable_bytes(std::span(bytes, slice.size())));
+  }
+  if (!chunk.request.has_chunk()) return;
+  std::string& parsed = *chunk.request.mutable_chunk()->mutable_data();
+  Overwrite(std::as_writable_bytes(std::span(parsed)));
 }
 
 grpc::ByteBuffer ChunkResponse(std::span<const OutgoingPiece> pieces) {

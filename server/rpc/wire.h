@@ -29,6 +29,9 @@ struct IncomingPut {
 };
 // INVALID_ARGUMENT for bytes that are no PutRequest.
 absl::StatusOr<std::unique_ptr<IncomingPut>> ParsePutRequest(const grpc::ByteBuffer& message);
+// Overwrites a chunk's bytes where gRPC received them, as other scratch (codec/scratch.h). REQUIRES
+// a message that came over a connection: its memory is nobody else's.
+void OverwriteChunk(IncomingPut& chunk);
 
 // A piece of a plane on its way out; `owner` is let go when gRPC no longer refers to the bytes,
 // which may be after the write is done.

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "codec/scratch.h"
 #include "server/core/get_call.h"
 
 namespace kvstow {
@@ -72,6 +73,7 @@ absl::Status DeviceReadLanes::Fetch(std::span<const Fetched> pieces) {
   for (size_t i = 0; i < pieces.size(); ++i) {
     std::memcpy(pieces[i].to, copies[i].to, pieces[i].bytes);
   }
+  Overwrite(bounce_.first(bytes));
   return absl::OkStatus();
 }
 

@@ -99,7 +99,9 @@ class DashboardTest(unittest.TestCase):
     def test_every_query_has_an_answer(self):
         with contextlib.ExitStack() as stack:
             # So small that it evicts.
-            daemon = stack.enter_context(support.Daemon("--host_tier=12MiB"))
+            events = stack.enter_context(tempfile.TemporaryDirectory())
+            daemon = stack.enter_context(
+                support.Daemon("--host_tier=12MiB", f"--events=ipc://{events}/events.sock"))
             prometheus = stack.enter_context(Prometheus(daemon.metrics))
             support.wait_for("the first scrape", prometheus.ready)
             bench = subprocess.Popen(
@@ -121,7 +123,7 @@ class DashboardTest(unittest.TestCase):
             waiting = {q: p["title"] for p in panels() if p["title"] not in EMPTY for q in queries(p)}
 
             def all_answered():
-                daemon.put_trace()
+                daemon.put_trace("--coding=worker")
                 daemon.look_up_trace("--prefill_rate=8000")
                 for expression in [q for q in waiting if prometheus.query(q)]:
                     del waiting[expression]

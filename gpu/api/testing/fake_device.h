@@ -209,7 +209,7 @@ class FakeDevice : public Device {
     FakeDevice& device_;
     const PlaneLayout& layout_;
     size_t max_load_;
-    std::vector<std::vector<std::byte>> encoded_;
+    std::vector<Scratch<std::byte>> encoded_;
   };
 
   absl::Status Count(absl::Status status) {
