@@ -192,7 +192,7 @@ struct Setting {
   bool puts = false;
 };
 
-// Who decodes.
+// Who codes.
 enum class By { kDaemon, kWorker };
 
 void Time(const std::string& name, By by, uint32_t region_mib, Client& client, Space& space,
@@ -274,11 +274,16 @@ void VerifyPut(Space& space, const std::vector<BlockKey>& keys, const PutBlocksR
   }
 }
 
-void TimePut(uint32_t region_mib, Space& space, Space& host_space,
+// Through the space's path: what the worker encodes crosses host memory.
+void TimePut(By by, uint32_t region_mib, Space& space, Space& host_space,
              const std::vector<BlockKey>& keys, Cache* cache) {
+  const DataPath path = by == By::kWorker ? DataPath::kSharedMemory : DataPath::kDeviceMemory;
   cudaStream_t stream = nullptr;
   OrDie(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  auto kv = OrDie(PagedDeviceKv::Create({.device = 0, .stream = stream}));
+  auto kv = OrDie(PagedDeviceKv::Create({.device = 0,
+                                         .stream = stream,
+                                         .encode = by == By::kWorker ? &space.layout() : nullptr,
+                                         .max_blocks = kBlocks}));
   OrDie(kv->SetPages(cache->pages()));
   cache->Load();
   std::vector<double> all;
@@ -291,7 +296,7 @@ void TimePut(uint32_t region_mib, Space& space, Space& host_space,
     const double begin = Now();
     put = space.PutBlocks(request);
     const double seconds = Now() - begin;
-    if (put.stored != kBlocks || put.path != DataPath::kDeviceMemory) {
+    if (put.stored != kBlocks || put.path != path) {
       OrDie(
           absl::InternalError(absl::StrCat("stored ", put.stored, " by ", Name(put.path), ": ",
                                            put.status.ToString(), " ", put.blocks.back().refusal)));
@@ -299,10 +304,11 @@ void TimePut(uint32_t region_mib, Space& space, Space& host_space,
     if (run > 0) all.push_back(seconds);
   }
   VerifyPut(host_space, keys, put);
-  const double raw = static_cast<double>(put.sent_bytes);
+  const double raw = static_cast<double>(kBlocks * space.layout().raw_bytes());
   std::printf("%-32s %-15s region %4u MiB %8.2f ms %7.1f GB/s  %.3f bits an entry\n",
-              "Put to the host tier", "daemon encodes", region_mib, Median(all) * 1e3,
-              raw / Median(all) / 1e9, 8 * static_cast<double>(put.record_bytes) / (raw / 2));
+              "Put to the host tier", by == By::kWorker ? "worker encodes" : "daemon encodes",
+              region_mib, Median(all) * 1e3, raw / Median(all) / 1e9,
+              8 * static_cast<double>(put.record_bytes) / (raw / 2));
   std::fflush(stdout);
   kv.reset();
   OrDie(cudaStreamDestroy(stream));
@@ -334,7 +340,9 @@ void Run(const std::string& kvstowd, const Setting& setting, uint32_t region_mib
   for (const By by : {By::kDaemon, By::kWorker}) {
     Time(setting.name, by, region_mib, *client, *space, *host_space, keys, &cache);
   }
-  if (setting.puts) TimePut(region_mib, *space, *host_space, keys, &cache);
+  if (!setting.puts) return;
+  TimePut(By::kDaemon, region_mib, *space, *host_space, keys, &cache);
+  TimePut(By::kWorker, region_mib, *host_space, *host_space, keys, &cache);
 }
 
 int Main(int argc, char** argv) {
