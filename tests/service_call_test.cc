@@ -448,6 +448,24 @@ TEST_F(InPlacePutTest, GetGivesWhatWasPut) {
   }
 }
 
+// Without a slot the values are borrowed where they are stored: as long as somebody has them, they
+// stay there.
+TEST_F(InPlacePutTest, WhatWasGivenOutOutlivesItsBlock) {
+  ASSERT_TRUE(Store());
+  auto get = Get();
+  PlaneDelivery first;
+  get->Next([&](absl::StatusOr<PlaneDelivery> delivery) { first = *std::move(delivery); });
+  executor_.RunAll();
+  get->Cancel();
+  get.reset();
+  ASSERT_TRUE(service_.DropAll(kDefaultTenant, session_->id(), space_).ok());
+  EXPECT_EQ(Lookup(), 0u);
+  EXPECT_GT(used(), 0u);
+  EXPECT_TRUE(std::ranges::equal(first.bytes, block_[0]));
+  first = {};
+  EXPECT_EQ(used(), 0u);
+}
+
 TEST_F(InPlacePutTest, CancelGivesTheRoomBackAndTakesNoMore) {
   const auto put = SendAll();
   put->Cancel();
