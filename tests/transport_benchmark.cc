@@ -29,6 +29,7 @@
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
+#include "tests/testing/slot_pipeline.h"
 
 namespace kvstow::testing {
 namespace {
@@ -140,6 +141,20 @@ double Memcpy(Worker& worker) {
   });
 }
 
+// The same bytes through a slot of 8 MiB by two threads.
+double Pipeline(Worker& worker, SlotSum sum) {
+  SlotPipeline pipeline(size_t{8} << 20);
+  std::vector<std::span<const std::byte>> from;
+  std::vector<std::span<std::byte>> to;
+  for (size_t b = 0; b < worker.values.size(); ++b) {
+    for (size_t p = 0; p < worker.values[b].size(); ++p) {
+      from.emplace_back(worker.values[b][p]);
+      to.emplace_back(worker.pages[b][p]);
+    }
+  }
+  return Rate(worker.bytes(), [&] { pipeline.Run(from, to, sum); });
+}
+
 // Where the daemon and the server of the bare calls are.
 struct Peers {
   std::string target, bare_socket;
@@ -174,8 +189,12 @@ void RawRows(const Peers& peers) {
   {
     Worker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, 8);
     copy.rate = Memcpy(worker);
+    std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
+    Row("two threads through a slot, as a put", Pipeline(worker, SlotSum::kWhenRead), copy.rate,
+        copy.name);
+    Row("two threads through a slot, as a get", Pipeline(worker, SlotSum::kWhenWritten), copy.rate,
+        copy.name);
   }
-  std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
   RawCodec(peers.target, DataPath::kSharedMemory, copy, copy);
 }
 
