@@ -100,6 +100,14 @@ std::vector<std::byte> VerbatimTable(const PlaneSpec& plane) {
   return table;
 }
 
+bool HoldsVerbatim(const PlaneSpec& plane, const CodecSettings& settings,
+                   std::span<const std::byte> bytes) {
+  if (!IsVerbatim(plane, settings) || bytes.size() != VerbatimOffset(plane) + plane.raw_bytes) {
+    return false;
+  }
+  return std::ranges::equal(VerbatimTable(plane), bytes.first(VerbatimOffset(plane)));
+}
+
 QualityReport VerbatimReport(const PlaneSpec& plane) {
   QualityReport report;
   if (plane.is_opaque()) return report;

@@ -53,6 +53,10 @@ bool IsVerbatim(const PlaneSpec& plane, const CodecSettings& settings);
 size_t VerbatimOffset(const PlaneSpec& plane);
 // What lies before them: VerbatimOffset() bytes.
 std::vector<std::byte> VerbatimTable(const PlaneSpec& plane);
+// Whether the encoded plane is its values behind that; others, of a plane that may be verbatim, are
+// left to DecodePlane.
+bool HoldsVerbatim(const PlaneSpec& plane, const CodecSettings& settings,
+                   std::span<const std::byte> bytes);
 // No energy, as nothing was measured, and no error.
 QualityReport VerbatimReport(const PlaneSpec& plane);
 // `bytes`: VerbatimOffset() bytes to be written here, then the values.

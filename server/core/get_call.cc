@@ -269,6 +269,8 @@ void GetCall::Produce(const Job& job) {
     Finish(*slot, block, encoded.status());
   } else if (form_ == PlaneForm::kEncoded) {
     DeliverEncoded(slot, held, plane, *std::move(encoded));
+  } else if (DeliverVerbatim(*slot, job.plane, *encoded)) {
+    Finish(*slot, block, absl::OkStatus());
   } else {
     Decode(slot, held, plane, *std::move(encoded));
   }
@@ -310,6 +312,15 @@ void GetCall::DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, siz
   context_.stats.OnClientCoded(space_->tenant(), CodecDirection::kDecode,
                                space_->layout().planes()[plane].raw_bytes);
   Finish(*slot, *held_[held], absl::OkStatus());
+}
+
+bool GetCall::DeliverVerbatim(Slot& slot, size_t plane, const RecordBytes& encoded) const {
+  const PlaneSpec& spec = space_->layout().planes()[plane];
+  if (slot.piece || !HoldsVerbatim(spec, space_->layout().spec().codec, encoded.bytes))
+    return false;
+  slot.delivery.bytes = encoded.bytes.subspan(VerbatimOffset(spec));
+  slot.delivery.owner = encoded.owner;
+  return true;
 }
 
 void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,

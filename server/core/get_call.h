@@ -184,6 +184,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
   absl::StatusOr<RecordBytes> Fetch(HeldBlock& block, size_t plane) const;
   void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
+  // Hands the values of a plane that no codec touched on where they are stored; false when it is
+  // none, or has a place in the slot.
+  bool DeliverVerbatim(Slot& slot, size_t plane, const RecordBytes& encoded) const;
   // With an error the block is told as damaged; DATA_LOSS takes it out of the store, too, CANCELLED
   // means that nobody wants it any more.
   void Finish(Slot& slot, HeldBlock& block, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
