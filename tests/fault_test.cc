@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/find_record.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/raw_worker.h"
 
@@ -52,8 +53,9 @@ class FaultTest : public DaemonTest {
     return blocks;
   }
   void FlipByteOfFirstRecord(uint64_t offset) {
-    // The first record of an empty tier begins at its first page.
-    const Allocation first = {{0, 16}};
+    const auto found = FindRecord(daemon_->host_tier(), 0);
+    ASSERT_TRUE(found.has_value());
+    const Allocation first = *found;
     std::byte byte;
     EXPECT_TRUE(daemon_->host_tier().Read(first, offset, {&byte, 1}).ok());
     byte ^= std::byte{0x40};

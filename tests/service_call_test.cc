@@ -107,12 +107,12 @@ class DeviceArea final : public StagingArea {
   bool on_device() const override { return true; }
 };
 
-TEST_F(ServiceCallTest, SlotsOnADeviceAreAlignedAndForGets) {
+TEST_F(ServiceCallTest, SlotsOnADeviceAreAlignedAndForDecodedPuts) {
   const uint32_t region = *session_->ShareStaging(std::make_shared<DeviceArea>());
   const auto put = service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {},
-                                SlotClaim{region, 0, 1 << 20});
+                                SlotClaim{region, 0, 1 << 20}, PlaneForm::kEncoded);
   EXPECT_EQ(put.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(put.status().message()), ::testing::HasSubstr("region on the host"));
+  EXPECT_THAT(std::string(put.status().message()), ::testing::HasSubstr("or decoded"));
   EXPECT_TRUE(Store()) << "nothing is pending";
   for (const uint64_t offset : {1, 16, 63}) {
     const auto borrowed = session_->Borrow({region, offset, 1 << 16});

@@ -1,5 +1,6 @@
 #include "server/core/space_context.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "codec/plane.h"
@@ -38,7 +39,11 @@ uint64_t SpaceContext::EstimatedRecordBytes() const {
 
 uint64_t SpaceContext::RoomForRecord() const {
   const uint64_t typical = typical_record_bytes_.load(std::memory_order_relaxed);
-  return typical == 0 ? EstimatedRecordBytes() : typical + typical / 128;
+  if (typical > 0) return typical + typical / 128;
+  const bool exact = std::ranges::all_of(layout_.planes(), [this](const PlaneSpec& plane) {
+    return IsVerbatim(plane, layout_.spec().codec);
+  });
+  return exact ? EstimatedRecordBytes() : EstimatedRecordBytes() * 9 / 8;
 }
 
 // Rises at once and falls slowly: too little room costs a copy of the record, too much a few pages

@@ -10,6 +10,7 @@
 #include "kvstow/coding.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/fake_encoding_kv.h"
+#include "tests/testing/find_record.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/raw_worker.h"
 
@@ -69,12 +70,13 @@ class RecordOf : public DaemonTest {
     }
     result = space->PutBlocks(request);
     if (result.stored < 2) return;
-    // An empty tier gives its pages one after the other.
-    const auto pages_of = [this](size_t block) {
-      return static_cast<uint32_t>((result.blocks[block].record_bytes + 4095) / 4096);
-    };
     bytes.resize(result.blocks[1].record_bytes);
-    EXPECT_TRUE(daemon_->host_tier().Read({{pages_of(0), pages_of(1)}}, 0, bytes).ok());
+    const auto at = FindRecord(daemon_->host_tier(), spec.block_tokens);
+    if (!at.has_value()) {
+      ADD_FAILURE() << "no such record";
+      return;
+    }
+    EXPECT_TRUE(daemon_->host_tier().Read(*at, 0, bytes).ok());
   }
   void TestBody() override {}
 
