@@ -10,9 +10,9 @@ namespace kvstow::client {
 namespace {
 
 constexpr int kMaxSegments = 1024;
-// One is gathered while the daemon is told of the one before. Both together are what the writing
-// side may hold back (staging/slot_ring.h).
-constexpr size_t kFlyingBatches = 1;
+// Gathered while the daemon is told of those before them: where its kernels and the engine's take
+// turns on the device, each may wait for one.
+constexpr size_t kFlyingBatches = 2;
 
 }  // namespace
 
@@ -69,8 +69,7 @@ bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) 
                       slot_.data() + piece->offset});
   batch_.bytes += plane.raw_bytes;
   batch_.room += SlotRing::Rounded(plane.raw_bytes);
-  const bool full = batch_.room >= ring_.told_when_written() / (kFlyingBatches + 1) ||
-                    leaving_.size() == kMaxSegments;
+  const bool full = batch_.room >= ring_.told_when_written() || leaving_.size() == kMaxSegments;
   return !full || (Launch() && SendAllBut(kFlyingBatches));
 }
 

@@ -49,8 +49,10 @@ class GrowingBuffer {
     used_ = std::max(used_, std::min(bytes, size_));
     if (bytes <= size_) return absl::OkStatus();
     void* p = nullptr;
-    // Doubling: every growth stops the device.
-    const size_t rounded = std::bit_ceil(std::max(bytes, size_t{1} << 20));
+    // Doubling, once it grows: every growth stops the device.
+    constexpr size_t kUnit = size_t{1} << 20;
+    const size_t rounded =
+        size_ == 0 ? (bytes + kUnit - 1) / kUnit * kUnit : std::bit_ceil(std::max(bytes, kUnit));
     // The old one stays where there is no room for a larger one.
     KVSTOW_CUDA_RETURN_IF_ERROR(Memory::Allocate(&p, rounded));
     const cudaError_t freed = Free();

@@ -128,8 +128,9 @@ class Cache {
   }
 
  private:
+  // Of the plane in any space of this shape.
   size_t Index(const PlaneSpec& plane) const {
-    return static_cast<size_t>(&plane - layout_.planes().data());
+    return 2 * size_t{plane.layer} + (plane.kind == PlaneKind::kK ? 0 : 1);
   }
   const PlaneLayout& layout_;
   std::vector<std::unique_ptr<gpu::DeviceBuffer>> buffers_;

@@ -132,8 +132,7 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   if (SharesDeviceMemory(config)) {
     device_reads = std::make_unique<DeviceReadLanes>(gpu.device.get(), executor.get(),
                                                      config.limits.max_blocks_per_get);
-    device_writes = std::make_unique<DeviceWriteLanes>(gpu.device.get(), executor.get(),
-                                                       config.limits.max_blocks_per_put);
+    device_writes = std::make_unique<DeviceWriteLanes>(gpu.device.get(), executor.get());
   }
   return absl::OkStatus();
 }

@@ -2,15 +2,19 @@
 
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
+
 namespace kvstow {
 namespace {
 
 // How many of the planes fit into one call.
 size_t Fitting(const gpu::PlaneWriter& writer, std::span<const DeviceWrites::Plane> planes) {
   size_t load = 0;
+  absl::flat_hash_set<uint64_t> blocks;
   for (size_t i = 0; i < planes.size(); ++i) {
     load += writer.LoadOf(planes[i].plane);
-    if (load > writer.max_load()) return i;
+    blocks.insert(planes[i].first_position);
+    if (load > writer.max_load() || blocks.size() > DeviceWriteLanes::kBatchBlocks) return i;
   }
   return planes.size();
 }
@@ -33,19 +37,16 @@ absl::Status WriteSome(gpu::PlaneWriter& writer, std::span<DeviceWrites::Plane> 
 
 }  // namespace
 
-DeviceWriteLanes::DeviceWriteLanes(gpu::Device* device, Executor* executor, size_t max_blocks)
-    : device_(*device),
-      max_blocks_(max_blocks),
-      lanes_(executor, WorkPriority::kPut, kLanes),
-      writers_(kLanes) {}
+DeviceWriteLanes::DeviceWriteLanes(gpu::Device* device, Executor* executor)
+    : device_(*device), lanes_(executor, WorkPriority::kPut, kLanes), writers_(kLanes) {}
 
 absl::StatusOr<std::unique_ptr<gpu::PlaneWriter>> DeviceWriteLanes::Make(
     const PlaneLayout& layout) const {
   size_t bytes = kBatchBytes;
-  auto made = device_.NewPlaneWriter(layout, bytes, max_blocks_);
+  auto made = device_.NewPlaneWriter(layout, bytes, kBatchBlocks);
   while (absl::IsResourceExhausted(made.status()) && bytes > kLeastBatchBytes) {
     bytes /= 2;
-    made = device_.NewPlaneWriter(layout, bytes, max_blocks_);
+    made = device_.NewPlaneWriter(layout, bytes, kBatchBlocks);
   }
   return made;
 }

@@ -24,8 +24,11 @@ class DeviceWriteLanes final : public DeviceWrites {
   static constexpr size_t kBatchBytes = size_t{32} << 20;
   static constexpr size_t kLeastBatchBytes = size_t{1} << 20;
 
-  // Device and executor outlive it. `max_blocks` of one call.
-  DeviceWriteLanes(gpu::Device* device, Executor* executor, size_t max_blocks);
+  // Whose planes are encoded at a time, at most: rotary tables take 64 KiB each.
+  static constexpr size_t kBatchBlocks = 512;
+
+  // Device and executor outlive it.
+  DeviceWriteLanes(gpu::Device* device, Executor* executor);
 
   void Schedule(absl::AnyInvocable<void()> turn) override { lanes_.Schedule(std::move(turn)); }
   size_t lanes() const override { return kLanes; }
@@ -37,7 +40,6 @@ class DeviceWriteLanes final : public DeviceWrites {
   absl::StatusOr<std::unique_ptr<gpu::PlaneWriter>> Make(const PlaneLayout& layout) const;
 
   gpu::Device& device_;
-  const size_t max_blocks_;
   TurnLanes lanes_;
   SpaceWorkers<gpu::PlaneWriter> writers_;
 };
