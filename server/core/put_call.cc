@@ -87,7 +87,6 @@ absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
       staged_bytes_ += estimate;
       WantedBlock block;
       block.index = static_cast<uint32_t>(i);
-      block.rotary = space_->RotaryAt(intents_[i].first_position);
       block.record = std::make_unique<PlacedRecord>(space_->layout(), space_->fingerprint(),
                                                     intents_[i].first_position);
       wanted_.push_back(std::move(block));
@@ -278,7 +277,9 @@ std::shared_ptr<PutCall::PlaneWork> PutCall::BeginPlane(const PlaneSegment& segm
   work->sample = form_.sample_seed + ++planes_received_ * 0x9e3779b97f4a7c15u;
   work->encode.spec = &plane(work->plane);
   work->encode.settings = &settings();
-  work->encode.rotary = wanted_[work->block].rotary.of_plane(work->plane);
+  WantedBlock& block = wanted_[work->block];
+  if (!block.rotary) block.rotary = space_->RotaryAt(intents_[block.index].first_position);
+  work->encode.rotary = block.rotary->of_plane(work->plane);
   work->encode.owner = space_->scratch_owner();
   work->encode.unwanted = &unwanted_;
   work->encode.phases = &phases_;

@@ -16,6 +16,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -111,8 +112,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
  private:
   // A wanted block on its way to a record.
   struct WantedBlock {
-    uint32_t index = 0;  // into intents
-    BlockRotary rotary;
+    uint32_t index = 0;                 // into intents
+    std::optional<BlockRotary> rotary;  // made for the first plane that is coded on the host
     std::unique_ptr<PlacedRecord> record;
     bool asked_for_room = false;  // guarded by mu_
     // Instead: the record is written in place. The transport's thread only, until the commit.
