@@ -46,18 +46,19 @@ bool PlacedRecord::Fits(size_t bytes) const {
 
 void PlacedRecord::Place(std::span<const std::byte> bytes) {
   static constexpr std::byte kZeros[kTileAlignment] = {};
-  const auto write = [this](std::span<const std::byte> some) {
-    while (!some.empty()) {
-      const std::span<std::byte> to = RoomAt(at_);
-      const size_t n = std::min(to.size(), some.size());
-      std::memcpy(to.data(), some.data(), n);
-      some = some.subspan(n);
-      at_ += n;
-    }
-  };
-  write(bytes);
-  write(std::span(kZeros).first(RoundUpToTile(bytes.size()) - bytes.size()));
+  Write(bytes);
+  Write(std::span(kZeros).first(RoundUpToTile(bytes.size()) - bytes.size()));
   ++next_;
+}
+
+void PlacedRecord::Write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const std::span<std::byte> to = RoomAt(at_);
+    const size_t n = std::min(to.size(), bytes.size());
+    std::memcpy(to.data(), bytes.data(), n);
+    bytes = bytes.subspan(n);
+    at_ += n;
+  }
 }
 
 void PlacedRecord::PlaceKept() {

@@ -46,6 +46,7 @@ class PlacedRecord {
   bool all_placed() const ABSL_NO_THREAD_SAFETY_ANALYSIS { return next_ == kept_.size(); }
   bool Fits(size_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Place(std::span<const std::byte> bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Write(std::span<const std::byte> bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Planes that were kept until those before them came.
   void PlaceKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::span<std::byte> RoomAt(size_t offset) const ABSL_NO_THREAD_SAFETY_ANALYSIS;
