@@ -6,6 +6,7 @@
 #include <cusolverDn.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "codec/testing/trace.h"
+#include "gpu/cuda_codec.h"
 #include "gpu/encode_batch.h"
 #include "gpu/staging.h"
 #include "gpu/tile_batch.h"
@@ -410,6 +412,47 @@ void Run(const Case& c, bool baseline) {
       f.bytes() / (encode - spectral + library) / 1e9, 1e3 * library, 1e3 * spectral, 1e3 * gram);
 }
 
+// What it costs that CudaCodec overwrites what it keeps: batches of one owner after the other, or
+// of two in turn. Host memory to host memory, as the daemon calls it.
+void PrintOverwriting() {
+  constexpr size_t kTiles = 512;
+  constexpr TileShape kShape = {128, 128, DType::kFp16};
+  const Trace& trace = Trace::Cut();
+  auto made = CudaCodec::Create();
+  if (!made.ok()) std::exit(1);
+  std::vector<std::byte> values, bodies(kTiles * MaxTileBodyBytes(kShape));
+  std::vector<TileEncodeJob> jobs(kTiles);
+  for (size_t i = 0; i < kTiles; ++i) {
+    const auto rows = trace.Rows(false, trace.layers()[i % trace.layers().size()],
+                                 i % Trace::kHeads, i % 8 * 128, 128);
+    values.insert(values.end(), rows.begin(), rows.end());
+  }
+  for (size_t i = 0; i < kTiles; ++i) {
+    jobs[i].shape = kShape;
+    jobs[i].values = values.data() + i * kShape.bytes();
+    jobs[i].row_stride = kShape.dim * sizeof(uint16_t);
+    jobs[i].body = bodies.data() + i * MaxTileBodyBytes(kShape);
+  }
+  uint32_t owner = 1;
+  const auto seconds = [&](bool in_turn) {
+    std::vector<double> all;
+    for (int run = 0; run < 21; ++run) {
+      if (in_turn) owner = 3 - owner;
+      for (TileEncodeJob& job : jobs) job.owner = owner;
+      const auto begin = std::chrono::steady_clock::now();
+      if (!(*made)->Encode(jobs).ok()) std::exit(1);
+      all.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    std::nth_element(all.begin(), all.begin() + 10, all.end());
+    return all[10];
+  };
+  seconds(false);
+  const double one = seconds(false), two = seconds(true);
+  std::printf("overwriting between owners: encode of %zu tiles %.2f ms, in turn %.2f ms, %.3fx\n",
+              kTiles, 1e3 * one, 1e3 * two, two / one);
+}
+
 }  // namespace
 }  // namespace kvstow::gpu
 
@@ -417,6 +460,7 @@ int main(int argc, char** argv) {
   using kvstow::CodecId;
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
   kvstow::gpu::PrintBandwidths();
+  kvstow::gpu::PrintOverwriting();
   kvstow::gpu::Run({.name = "128x128 V"}, true);
   kvstow::gpu::Run({.name = "128x128 K, RoPE undone", .keys = true, .undo_rotary = true}, true);
   if (quick) return 0;
