@@ -178,7 +178,8 @@ void Row(Worker& worker, const char* what, double rate, double seconds, int pair
       "%-26s %5.0f MB/s offered, %5.1f %% of blocks stored, worker at %.3f of its speed, client "
       "%.2f %% "
       "of the core\n",
-      what, rate / 1e6, 100.0 * static_cast<double>(stored) / static_cast<double>(offered),
+      what, rate / 1e6,
+      100.0 * static_cast<double>(stored) / static_cast<double>(std::max<size_t>(offered, 1)),
       Median(ratios), 100 * cpu / (seconds * pairs));
   std::fflush(stdout);
 }
@@ -194,7 +195,11 @@ int Run(double seconds, int pairs) {
   Worker worker("unix:" + socket);
   const double rate = SustainedRate(worker);
   worker.Drop();
-  Row(worker, "no Puts", 0.001, seconds, pairs);
+  if (rate <= 0) {
+    std::fprintf(stderr, "the daemon stored nothing in time: the machine has other work\n");
+    return 1;
+  }
+  Row(worker, "no Puts", 0, seconds, pairs);
   Row(worker, "what the daemon sustains", rate, seconds, pairs);
   Row(worker, "ten times that", 10 * rate, seconds, pairs);
   return 0;
