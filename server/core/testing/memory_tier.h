@@ -68,6 +68,10 @@ class MemoryTier : public Tier {
                                   uint64_t size) const override {
     if (size == 0 || failing_) return {};
     const size_t first = At(allocation, offset);
+    // Every page: the last one may lie where it would in one run, and those before it elsewhere.
+    for (uint64_t at = 0; at < size; at += page_bytes_) {
+      if (At(allocation, offset + at) != first + at) return {};
+    }
     if (At(allocation, offset + size - 1) != first + size - 1) return {};
     return {&bytes_[first], size};
   }

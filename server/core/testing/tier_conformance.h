@@ -144,6 +144,24 @@ TEST_P(TierConformance, ViewIsTheBytesOrNothing) {
   EXPECT_TRUE(tier->View(*a, 0, 0).empty());
 }
 
+// The last page lies where it would be in one run; the one before it does not.
+TEST_P(TierConformance, ViewIsNothingWhereAPageInTheMiddleLiesElsewhere) {
+  const auto tier = Create(4 * kUnit);
+  const uint64_t page = tier->PhysicalBytes(1);
+  const auto whole = tier->Allocate(4 * page);
+  ASSERT_TRUE(whole.ok());
+  ASSERT_EQ(whole->size(), 1u);
+  const uint32_t first = whole->front().first;
+  const Allocation pages = {{first, 1}, {first + 3, 1}, {first + 2, 1}};
+  const auto bytes = Pattern(3 * page, 5);
+  EXPECT_TRUE(tier->Write(pages, 0, bytes).ok());
+  EXPECT_TRUE(tier->View(pages, 0, 3 * page).empty());
+  std::vector<std::byte> read(bytes.size());
+  EXPECT_TRUE(tier->Read(pages, 0, read).ok());
+  EXPECT_TRUE(read == bytes);
+  tier->Free(*whole);
+}
+
 TEST_P(TierConformance, RoomIsWhereTheBytesLieOrNothing) {
   const auto tier = Create(4 * kUnit);
   const auto kept = Fragment(*tier);
