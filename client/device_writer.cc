@@ -18,35 +18,14 @@ constexpr size_t kFlyingBatches = 2;
 
 DeviceWriter::DeviceWriter(std::span<std::byte> slot, size_t max_chunk_bytes,
                            const PlaneLayout* layout, DeviceKv* kv, const BulkStream::Terms* terms,
-                           StagedWriter::Send send, StagedWriter::AwaitConsumed await)
+                           ChunkWriter::Send send, StagedRoom::AwaitConsumed await)
     : slot_(slot),
       layout_(*layout),
       kv_(*kv),
       terms_(*terms),
       send_(send),
-      await_(std::move(await)),
       chunks_(max_chunk_bytes, std::move(send)),
-      ring_(slot.size()) {}
-
-bool DeviceWriter::TakeConsumed(uint64_t segments) {
-  if (segments < consumed_ || segments - consumed_ > unread_.size()) return false;
-  for (; consumed_ < segments; ++consumed_) {
-    ring_.Give(unread_.front());
-    unread_.pop_front();
-  }
-  return true;
-}
-
-std::optional<SlotRing::Piece> DeviceWriter::Room(size_t bytes) {
-  auto piece = ring_.Take(bytes);
-  while (!piece) {
-    if (!Launch() || !SendAllBut(0)) return std::nullopt;
-    const std::optional<uint64_t> consumed = await_();
-    if (!consumed || !TakeConsumed(*consumed)) return std::nullopt;
-    piece = ring_.Take(bytes);
-  }
-  return piece;
-}
+      room_(slot.size(), std::move(await)) {}
 
 bool DeviceWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
                           const v1::PlaneDeclaration* declared) {
@@ -54,22 +33,15 @@ bool DeviceWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<cons
 }
 
 bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) {
-  if (!ring_.fits(plane.raw_bytes)) return PlaneWriter::Gather(plane, block, kv);
-  const auto piece = Room(plane.raw_bytes);
-  if (!piece) return false;
-  unread_.push_back(piece->ticket);
-  v1::Segment* segment = batch_.message.mutable_staged()->add_segments();
-  segment->set_layer(plane.layer);
-  segment->set_kind(static_cast<v1::PlaneKind>(plane.kind));
-  segment->set_block(block);
-  segment->set_length(plane.raw_bytes);
-  segment->set_plane_bytes(plane.raw_bytes);
-  segment->set_staged_at(piece->offset);
+  if (!room_.fits(plane.raw_bytes)) return PlaneWriter::Gather(plane, block, kv);
+  const auto offset = room_.Take(plane.raw_bytes, [this] { return Flush(); });
+  if (!offset) return false;
+  AddSegment(plane, block, plane.raw_bytes, *offset, batch_.message.mutable_staged());
   leaving_.push_back({&plane, static_cast<size_t>(&plane - layout_.planes().data()), block,
-                      slot_.data() + piece->offset});
+                      slot_.data() + *offset});
   batch_.bytes += plane.raw_bytes;
   batch_.room += SlotRing::Rounded(plane.raw_bytes);
-  const bool full = batch_.room >= ring_.told_when_written() || leaving_.size() == kMaxSegments;
+  const bool full = batch_.room >= room_.told_when_written() || leaving_.size() == kMaxSegments;
   return !full || (Launch() && SendAllBut(kFlyingBatches));
 }
 

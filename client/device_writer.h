@@ -7,17 +7,14 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
 #include "client/plane_writer.h"
-#include "client/staged_writer.h"
+#include "client/staged_room.h"
 #include "kvstow/v1/kvstow.pb.h"
-#include "staging/slot_ring.h"
 
 namespace kvstow::client {
 
@@ -26,8 +23,8 @@ class DeviceWriter : public PlaneWriter {
   // `slot`: device addresses; outlives the writer, and until the call has ended it is the daemon's
   // to read. The others outlive it.
   DeviceWriter(std::span<std::byte> slot, size_t max_chunk_bytes, const PlaneLayout* layout,
-               DeviceKv* kv, const BulkStream::Terms* terms, StagedWriter::Send send,
-               StagedWriter::AwaitConsumed await);
+               DeviceKv* kv, const BulkStream::Terms* terms, ChunkWriter::Send send,
+               StagedRoom::AwaitConsumed await);
 
   bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
               const v1::PlaneDeclaration* declared = nullptr) override;
@@ -48,9 +45,6 @@ class DeviceWriter : public PlaneWriter {
     uint64_t mark = 0;
   };
 
-  // Room for a plane; waits for the daemon to catch up. nullopt when the stream is broken.
-  std::optional<SlotRing::Piece> Room(size_t bytes);
-  bool TakeConsumed(uint64_t segments);
   // Has the planes at hand gathered.
   bool Launch();
   // Tells of all but so many of what is being gathered; waits for the engine's stream.
@@ -60,12 +54,9 @@ class DeviceWriter : public PlaneWriter {
   const PlaneLayout& layout_;
   DeviceKv& kv_;
   const BulkStream::Terms& terms_;
-  const StagedWriter::Send send_;
-  const StagedWriter::AwaitConsumed await_;
+  const ChunkWriter::Send send_;
   ChunkWriter chunks_;
-  SlotRing ring_;
-  std::deque<uint64_t> unread_;  // tickets
-  uint64_t consumed_ = 0;
+  StagedRoom room_;
   Batch batch_;                        // at hand
   std::vector<LeavingPlane> leaving_;  // its planes
   std::deque<Batch> flying_;           // on the engine's stream

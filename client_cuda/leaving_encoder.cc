@@ -8,9 +8,6 @@
 namespace kvstow {
 namespace {
 
-// Where each begins, for any kind of access.
-size_t Rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 bool IsKeptAsItIs(const PlaneSpec& plane, const SpaceSpec& space) {
   return plane.is_opaque() || space.codec.codec == CodecId::kRaw;
 }
@@ -59,7 +56,7 @@ absl::Status LeavingEncoder::Gather(std::span<const PlaneToEncode> planes) {
     (*descriptions)[i] = *paged;
     const size_t row = spec.dim * SizeOf(spec.dtype);
     batch_.push_back({planes[i].index, planes[i].first_position, values, row * spec.tokens, row});
-    values += Rounded(spec.raw_bytes);
+    values += gpu::SideBySide(spec.raw_bytes);
   }
   KVSTOW_CUDA_RETURN_IF_ERROR(LaunchPageCopies(PageCopy::kGather, descriptions->data(),
                                                static_cast<uint32_t>(planes.size()),

@@ -6,14 +6,6 @@
 #include "gpu/cuda_status.h"
 
 namespace kvstow::gpu {
-namespace {
-
-// As planes lie in a slot, so that neighbours there are neighbours here and one copy.
-constexpr size_t kAlignment = 64;
-size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<CudaPlaneWriter>> CudaPlaneWriter::Create(int device,
                                                                          const PlaneLayout& layout,
                                                                          size_t max_bytes,
@@ -80,6 +72,7 @@ absl::Status CudaPlaneWriter::Start(std::span<const Plane> planes) {
 
 absl::Status CudaPlaneWriter::CopyOut(std::span<const Plane> planes) {
   to_encode_.clear();
+  // As in a slot, so that neighbours there are neighbours here and one copy.
   std::byte* to = values_.data();
   // What is enqueued when there is a gap: [from, from + bytes) to run_to.
   const std::byte* from = nullptr;
@@ -102,7 +95,7 @@ absl::Status CudaPlaneWriter::CopyOut(std::span<const Plane> planes) {
     bytes = static_cast<size_t>(to - run_to) + spec.raw_bytes;
     const size_t row = spec.dim * SizeOf(spec.dtype);
     to_encode_.push_back({plane.plane, plane.first_position, to, row * spec.tokens, row});
-    to += Aligned(spec.raw_bytes);
+    to += SideBySide(spec.raw_bytes);
   }
   return copy();
 }

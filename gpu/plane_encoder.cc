@@ -20,9 +20,6 @@ namespace {
 // What a tile or an opaque plane counts for at least, so that a batch has not too many of them.
 constexpr size_t kLeastLoad = 4096;
 
-// As planes lie in a slot (staging/slot_ring.h): whoever has room for the load has it for a copy.
-size_t SlotRounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 // Planes whose tiles are encoded together.
 struct Group {
   EncodeSettings settings;
@@ -66,7 +63,7 @@ PlanePlan Plan::PlanOf(const PlaneSpec& plane, const CodecSettings& codec) {
   PlanePlan out;
   out.shape = PlaneShapeOf(plane);
   const size_t tile = size_t{out.shape.tokens} * out.shape.dim * out.shape.element_bytes;
-  const size_t tile_load = std::max(SlotRounded(tile), kLeastLoad);
+  const size_t tile_load = std::max(SideBySide(tile), kLeastLoad);
   out.load = out.shape.heads * tile_load;
   largest_plane = std::max(largest_plane, MaxPlaneBytes(plane));
   max_heads = std::max(max_heads, out.shape.heads);

@@ -17,6 +17,10 @@
 
 namespace kvstow::gpu {
 
+// What a plane takes where planes lie side by side in device memory, as in a slot
+// (staging/slot_ring.h). Whoever has room for a batch's load has it for all its planes.
+constexpr size_t SideBySide(size_t plane_bytes) { return (plane_bytes + 63) / 64 * 64; }
+
 struct PlaneEncoderConfig {
   int device = 0;
   // Where all of it is enqueued; null for a stream of its own. Borrowed.

@@ -15,16 +15,10 @@ constexpr size_t kTurnBytes = size_t{32} << 20;
 }  // namespace
 
 absl::Status PutCall::CheckStagedOnDevice(std::span<const PlaneSegment> segments) {
-  if (session_->ended()) {
-    return absl::FailedPreconditionError("the session ended; open another one");
-  }
+  KVSTOW_RETURN_IF_ERROR(CheckGoesOn());
   uint64_t bytes = 0;
   for (const PlaneSegment& s : segments) {
-    if (s.staged_at > slot_.bytes.size() || s.length > slot_.bytes.size() - s.staged_at) {
-      return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at ",
-                                                     s.staged_at, " of a staging slot of ",
-                                                     slot_.bytes.size()));
-    }
+    KVSTOW_RETURN_IF_ERROR(CheckInSlot(s));
     if (s.length != s.plane_bytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("a part of a plane, ", s.length, " of ", s.plane_bytes,
@@ -33,7 +27,6 @@ absl::Status PutCall::CheckStagedOnDevice(std::span<const PlaneSegment> segments
     bytes += s.length;
   }
   absl::MutexLock lock(&mu_);
-  if (!failure_.ok()) return failure_;
   // What waits for its turn is so much at most, whatever a client says.
   unread_bytes_ += bytes;
   if (unread_bytes_ > slot_.bytes.size()) {

@@ -155,8 +155,7 @@ absl::Status PutCall::Refuse(size_t plane_index, size_t block, const PlaneFindin
       wanted_[block].index, " was refused (", Name(finding.fault), "): ", finding.what));
 }
 
-absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
-                          std::span<const std::span<const std::byte>> data) {
+absl::Status PutCall::CheckGoesOn() const {
   if (session_->ended()) {
     return absl::FailedPreconditionError("the session ended; open another one");
   }
@@ -164,6 +163,21 @@ absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
     absl::MutexLock lock(&mu_);
     if (!failure_.ok()) return failure_;
   }
+  return absl::OkStatus();
+}
+
+absl::Status PutCall::CheckInSlot(const PlaneSegment& s) const {
+  if (s.staged_at <= slot_.bytes.size() && s.length <= slot_.bytes.size() - s.staged_at) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at ",
+                                                 s.staged_at, " of a staging slot of ",
+                                                 slot_.bytes.size()));
+}
+
+absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
+                          std::span<const std::span<const std::byte>> data) {
+  KVSTOW_RETURN_IF_ERROR(CheckGoesOn());
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   uint64_t announced = 0, present = 0;
   for (const PlaneSegment& s : segments) announced += s.length;
@@ -191,11 +205,7 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
   data.reserve(segments.size());
   uint64_t bytes = 0;
   for (const PlaneSegment& s : segments) {
-    if (s.staged_at > slot_.bytes.size() || s.length > slot_.bytes.size() - s.staged_at) {
-      return absl::InvalidArgumentError(absl::StrCat("a segment of ", s.length, " bytes at ",
-                                                     s.staged_at, " of a staging slot of ",
-                                                     slot_.bytes.size()));
-    }
+    KVSTOW_RETURN_IF_ERROR(CheckInSlot(s));
     data.push_back(slot_.bytes.subspan(s.staged_at, s.length));
     bytes += s.length;
   }

@@ -147,6 +147,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   bool is_encoded() const { return form_.form == PlaneForm::kEncoded; }
   absl::Status CheckSegment(const PlaneSegment& segment) const;
   absl::Status CheckSize(const PlaneSegment& segment) const;
+  absl::Status CheckGoesOn() const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CheckInSlot(const PlaneSegment& segment) const;
   absl::Status CopyInto(const PlaneSegment& segment,
                         std::span<const std::span<const std::byte>>& data, size_t& skip);
   // Has the wanted block that is next written in place, if it can be.
@@ -212,7 +214,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // Held, shared, while a record is written in place: its room is not given back meanwhile. Before
   // mu_.
   absl::Mutex in_place_mu_ ABSL_ACQUIRED_BEFORE(mu_);
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   size_t encoding_ ABSL_GUARDED_BY(mu_) = 0;  // planes scheduled and not done
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   // One a wanted block; given back at once when the call is cancelled, so that who tries again is
