@@ -6,6 +6,7 @@
 #include "gpu/cuda_status.h"
 
 namespace kvstow::gpu {
+
 absl::StatusOr<std::unique_ptr<CudaPlaneWriter>> CudaPlaneWriter::Create(int device,
                                                                          const PlaneLayout& layout,
                                                                          size_t max_bytes,

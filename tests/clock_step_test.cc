@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/auth/testing/certificates.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
 #include "tests/testing/raw_worker.h"
@@ -24,16 +25,6 @@ namespace kvstow::testing {
 namespace {
 
 constexpr int64_t kDay = 24 * 60 * 60;
-
-template <typename F>
-bool Eventually(F&& done) {
-  const absl::Time end = absl::Now() + absl::Seconds(60);
-  while (absl::Now() < end) {
-    if (done()) return true;
-    std::this_thread::yield();
-  }
-  return false;
-}
 
 class ClockStepTest : public ::testing::Test {
  protected:

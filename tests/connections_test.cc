@@ -15,6 +15,7 @@
 #include "server/auth/testing/certificates.h"
 #include "tests/testing/bare_connection.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
 #include "tests/testing/raw_worker.h"
@@ -23,16 +24,6 @@ namespace kvstow::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-template <typename F>
-bool Eventually(F&& done) {
-  const absl::Time end = absl::Now() + absl::Seconds(60);
-  while (absl::Now() < end) {
-    if (done()) return true;
-    std::this_thread::yield();
-  }
-  return false;
-}
 
 std::vector<Planes> OneBlock() { return {MakeBlock(SmallLayout(), 1)}; }
 

@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 
@@ -42,16 +43,6 @@ SpaceSpec Spec() {
   spec.groups = {group};
   spec.codec.codec = CodecId::kRaw;
   return spec;
-}
-
-template <typename F>
-bool Eventually(F&& done) {
-  const absl::Time end = absl::Now() + kPatience;
-  while (absl::Now() < end) {
-    if (done()) return true;
-    std::this_thread::yield();
-  }
-  return false;
 }
 
 class RunningDaemon {
@@ -221,10 +212,11 @@ class DrainTest : public ::testing::Test {
  protected:
   static bool Serve(const std::vector<std::unique_ptr<Worker>>& workers) {
     for (const auto& worker : workers) worker->CountAnew();
-    return Eventually([&] {
+    const auto all_went_on = [&] {
       return std::all_of(workers.begin(), workers.end(),
                          [](const auto& worker) { return worker->good_rounds() >= 20; });
-    });
+    };
+    return Eventually(all_went_on, kPatience);
   }
   // A new daemon takes the old one's place.
   static void Restart(RunningDaemon* daemon) {
@@ -283,15 +275,17 @@ TEST_F(DrainTest, CallsInProgressAreAnswered) {
                                  return std::span<const std::byte>(block.planes[i]);
                                }});
     };
-    ASSERT_TRUE(Eventually([&] { return put(stored, [] {}).stored == 1; })) << daemon.log();
+    ASSERT_TRUE(Eventually([&] { return put(stored, [] {}).stored == 1; }, kPatience))
+        << daemon.log();
     absl::Notification put_goes, get_goes;
     const auto wait_for_drain = [&](absl::Notification* here) {
       here->Notify();
       // A daemon that has nothing left to do is gone before anybody sees that it drains.
-      EXPECT_TRUE(Eventually([&] {
+      const auto told = [&] {
         const auto health = client->health();
         return health.draining || !health.connected;
-      }));
+      };
+      EXPECT_TRUE(Eventually(told, kPatience));
     };
     PutBlocksResult put_result;
     GetBlocksResult get_result;

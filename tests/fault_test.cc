@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/find_record.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/raw_worker.h"
@@ -23,18 +24,6 @@ namespace {
 using ::testing::HasSubstr;
 using Answer = v1::PutResponse::Answer;
 using grpc::StatusCode;
-
-// Polls the daemon, each poll a round trip, until `done`; bounded, so that a daemon that never gets
-// there fails the test.
-template <typename F>
-bool Eventually(F&& done) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  while (absl::Now() < deadline) {
-    if (done()) return true;
-    std::this_thread::yield();
-  }
-  return false;
-}
 
 class FaultTest : public DaemonTest {
  protected:

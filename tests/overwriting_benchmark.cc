@@ -4,7 +4,6 @@
 //   overwriting_benchmark [SECONDS]
 //
 // Prints GB/s (1e9 bytes of KV), medians over calls.
-#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -18,6 +17,7 @@
 #include "codec/plane.h"
 #include "codec/scratch.h"
 #include "server/app/daemon.h"
+#include "server/app/malloc_settings.h"
 #include "tests/testing/bench_worker.h"
 #include "tests/testing/daemon_fixture.h"
 
@@ -106,9 +106,7 @@ void Run() {
 #ifdef NDEBUG
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as kvstowd does
 #endif
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);  // as kvstowd does
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  TuneMalloc();
   TempDir dir;
   ConfigOverrides overrides;
   overrides.unix_socket = dir.path() + "/d.sock";

@@ -18,6 +18,7 @@
 #include "httplib.h"
 #include "server/auth/testing/certificates.h"
 #include "tests/testing/bare_connection.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
 #include "tests/testing/raw_worker.h"
@@ -33,16 +34,6 @@ constexpr char kWrongToken[] = "token-that-is-nobodys-0123456789";
 constexpr char kNewToken[] = "token-too-late-0123456789abcdef";
 constexpr char kPassword[] = "password-of-prometheus-0123456789";
 constexpr char kKvText[] = "KV-that-is-a-prompt-0123456789ab";  // 32 bytes
-
-template <typename F>
-bool Eventually(F&& done) {
-  const absl::Time end = absl::Now() + absl::Seconds(60);
-  while (absl::Now() < end) {
-    if (done()) return true;
-    std::this_thread::yield();
-  }
-  return false;
-}
 
 class SecretsTest : public ::testing::Test {
  protected:

@@ -6,7 +6,6 @@
 //
 // THREADS are the daemon's; the worker has one. ROWS: of "raw", "lossy" and "lookup" those that the
 // word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
-#include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -24,9 +23,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "codec/plane.h"
+#include "server/app/malloc_settings.h"
 #include "tests/testing/bare_service.h"
 #include "tests/testing/bench_worker.h"
 #include "tests/testing/daemon_fixture.h"
+#include "tests/testing/latencies.h"
 #include "tests/testing/process.h"
 #include "tests/testing/slot_pipeline.h"
 
@@ -182,28 +183,12 @@ void Lossy(const std::string& target, DataPath path, uint32_t threads) {
 
 // Latencies of Lookups of 256 keys by `clients` at a time, each on a connection of its own.
 std::vector<double> LookupLatencies(const std::string& target, size_t clients) {
-  std::vector<std::vector<double>> took(clients);
-  std::vector<std::thread> threads;
-  for (size_t c = 0; c < clients; ++c) {
-    threads.emplace_back([&, c] {
-      BenchWorker worker(target, DataPath::kGrpc, CodecId::kRaw, 1);
-      const auto keys = worker.space->Keys(std::vector<uint32_t>(256 * 128, 1));
-      worker.space->Lookup(keys);
-      for (const auto end = Clock::now() + std::chrono::duration<double>(seconds_each);
-           Clock::now() < end;) {
-        const auto start = Clock::now();
-        worker.space->Lookup(keys);
-        took[c].push_back(std::chrono::duration<double>(Clock::now() - start).count());
-      }
-    });
-  }
-  std::vector<double> all;
-  for (size_t c = 0; c < clients; ++c) {
-    threads[c].join();
-    all.insert(all.end(), took[c].begin(), took[c].end());
-  }
-  std::sort(all.begin(), all.end());
-  return all;
+  return Latencies(clients, seconds_each, [&] {
+    const auto worker = std::make_shared<BenchWorker>(target, DataPath::kGrpc, CodecId::kRaw, 1);
+    const auto keys = worker->space->Keys(std::vector<uint32_t>(256 * 128, 1));
+    worker->space->Lookup(keys);
+    return [worker, keys] { worker->space->Lookup(keys); };
+  });
 }
 
 void LatencyRow(const std::string& what, const std::vector<double>& sorted) {
@@ -255,9 +240,7 @@ void Run(const char* self, uint32_t threads) {
 // What is measured in the daemon's place has its settings, too.
 [[noreturn]] void Serve(const std::string& socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  TuneMalloc();
   ServeBare(socket);
 }
 

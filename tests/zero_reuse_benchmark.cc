@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kvstow/client.h"
+#include "tests/testing/bench_worker.h"
 #include "tests/testing/daemon_fixture.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
@@ -55,17 +56,6 @@ class Compute {
   std::vector<float> a_ = std::vector<float>(kN * kN, 1e-3f), b_ = a_, c_ = a_;
 };
 
-SpaceSpec Spec() {
-  SpaceSpec spec;
-  spec.model = {"zero-reuse", "", ""};
-  LayerGroup group;
-  for (uint32_t i = 0; i < 8; ++i) group.layers.push_back(i);
-  group.kv_heads = 8;
-  group.k_dim = group.v_dim = 128;
-  spec.groups = {group};
-  return spec;
-}
-
 class Worker {
  public:
   explicit Worker(const std::string& target) {
@@ -74,7 +64,7 @@ class Worker {
     options.connect_wait = absl::Seconds(20);
     options.lookup_deadline = absl::Seconds(20);
     client_ = Client::Create(options);
-    space_ = *client_->OpenSpace(Spec());
+    space_ = *client_->OpenSpace(BenchSpec(CodecId::kEOptShrinkQ));
     block_ = MakeBlock(space_->layout(), 1);
     space_->Lookup(space_->Keys(std::vector<uint32_t>(128)));  // the session is open
   }

@@ -1,5 +1,4 @@
 // kvstowd: keeps KV cache for inference workers.
-#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "server/app/config.h"
 #include "server/app/daemon.h"
+#include "server/app/malloc_settings.h"
 #include "server/app/version.h"
 #include "spdlog/spdlog.h"
 
@@ -70,14 +70,6 @@ ConfigOverrides OverridesFromFlags() {
   o.threads = Std(absl::GetFlag(FLAGS_threads));
   o.shutdown_grace_seconds = Std(absl::GetFlag(FLAGS_shutdown_grace_seconds));
   return o;
-}
-
-// Bulk buffers of up to a plane's size come and go at gigabytes a second; with glibc's defaults
-// each is an mmap and a page fault every 4 KiB.
-void TuneMalloc() {
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
 }
 
 // Each connection is one, and the usual soft limit of 1024 is for programs that use select().

@@ -11,6 +11,7 @@
 #include "client/unary_call.h"
 #include "grpcpp/grpcpp.h"
 #include "kvstow/v1/kvstow.grpc.pb.h"
+#include "tests/testing/latencies.h"
 
 namespace kvstow::testing {
 namespace {
@@ -148,30 +149,15 @@ double BareStreamTo(const std::string& socket, double seconds) {
 
 std::vector<double> BareCalls(const std::string& socket, size_t clients, size_t request_bytes,
                               size_t response_bytes, double seconds) {
-  std::vector<std::vector<double>> took(clients);
-  std::vector<std::thread> threads;
-  for (size_t c = 0; c < clients; ++c) {
-    threads.emplace_back([&, c] {
-      const auto channel = Connect(socket);
-      v1::LookupRequest request;
-      request.set_request_id(absl::StrCat(response_bytes));
-      request.set_keys(std::string(request_bytes, 'k'));
-      for (const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-           Clock::now() < end;) {
-        v1::LookupResponse response;
-        const auto start = Clock::now();
-        client::CallUnary(channel, "Lookup", request, client::Deadline::In(kLong), &response);
-        took[c].push_back(std::chrono::duration<double>(Clock::now() - start).count());
-      }
-    });
-  }
-  std::vector<double> all;
-  for (size_t c = 0; c < clients; ++c) {
-    threads[c].join();
-    all.insert(all.end(), took[c].begin(), took[c].end());
-  }
-  std::sort(all.begin(), all.end());
-  return all;
+  return Latencies(clients, seconds, [&] {
+    v1::LookupRequest request;
+    request.set_request_id(absl::StrCat(response_bytes));
+    request.set_keys(std::string(request_bytes, 'k'));
+    return [channel = Connect(socket), request] {
+      v1::LookupResponse response;
+      client::CallUnary(channel, "Lookup", request, client::Deadline::In(kLong), &response);
+    };
+  });
 }
 
 }  // namespace kvstow::testing
