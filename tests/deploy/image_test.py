@@ -52,9 +52,9 @@ class ImageTest(unittest.TestCase):
         self.assertRegex(user, r"^[1-9]\d*:[1-9]\d*$")
 
     def test_malloc_is_set_as_the_daemon_sets_it(self):
-        main = (support.ROOT / "server/app/main.cc").read_text()
+        daemon = (support.ROOT / "server/app/malloc_settings.cc").read_text()
         here = dict(re.findall(r"MALLOC_(\w+)_=(\d+)", TEXT))
-        there = {name: str(int(m) << 20) for name, m in re.findall(r"mallopt\(M_(\w+), (\d+) << 20\)", main)}
+        there = {name: str(int(m) << 20) for name, m in re.findall(r"mallopt\(M_(\w+), (\d+) << 20\)", daemon)}
         self.assertEqual(here, there)
 
 
