@@ -12,6 +12,8 @@ namespace {
 constexpr size_t kSessionIdBytes = 16;
 // How long stopping may have to wait for a pause to notice.
 constexpr absl::Duration kPollStep = absl::Milliseconds(20);
+// How often an open session is looked at.
+constexpr absl::Duration kLookStep = absl::Milliseconds(50);
 
 // Why an attempt gave no session, for people.
 absl::Status Explain(SessionCall::Next next, const absl::Status& end) {
@@ -120,10 +122,21 @@ void SessionKeeper::Publish(const v1::SessionEvent& first) {
 }
 
 void SessionKeeper::Hold(SessionCall* call) {
+  // Looks and sleeps. Who waited in gRPC would be its poller for the whole process: every message
+  // to a call would wake this thread first, for it to wake the call's own.
   v1::SessionEvent event;
-  while (call->Wait(absl::InfiniteDuration(), &event) == SessionCall::Next::kEvent) {
+  for (;;) {
+    const SessionCall::Next next = call->Wait(absl::ZeroDuration(), &event);
+    if (next == SessionCall::Next::kEnd) return;
     absl::MutexLock lock(&mu_);
-    if (event.draining()) session_.draining = true;
+    if (next == SessionCall::Next::kEvent) {
+      if (event.draining()) session_.draining = true;
+      continue;
+    }
+    const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return stop_ || session_.id.empty();
+    };
+    if (mu_.AwaitWithTimeout(absl::Condition(&over), kLookStep)) return;
   }
 }
 
