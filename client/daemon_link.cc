@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/channel.h"
+#include "client/socket_buffers.h"
 #include "client/unary_call.h"
 
 namespace kvstow::client {
@@ -27,13 +28,18 @@ constexpr absl::Duration kSlotWait = absl::Seconds(5);
 // Gets in line for a thread: what is behind so many is late anyway.
 constexpr size_t kGetsWaiting = 256;
 
-// Where memory for this path can be asked for; empty when it cannot or must not be.
-std::string SocketOf(const ClientOptions& options, DataPath path) {
+// Of a daemon on this host; empty when there is none.
+std::string SocketOf(const ClientOptions& options) {
   absl::string_view target = options.target;
-  const bool wanted = options.path == DataPath::kAuto || options.path == path;
-  if (!wanted || !absl::ConsumePrefix(&target, "unix:")) return "";
+  if (!absl::ConsumePrefix(&target, "unix:")) return "";
   absl::ConsumePrefix(&target, "//");  // unix:///absolute
   return std::string(target);
+}
+
+// Where memory for this path can be asked for; empty when it cannot or must not be.
+std::string SocketOf(const ClientOptions& options, DataPath path) {
+  const bool wanted = options.path == DataPath::kAuto || options.path == path;
+  return wanted ? SocketOf(options) : "";
 }
 
 StagingLink::Options HostStaging(const ClientOptions& options) {
@@ -76,6 +82,7 @@ DaemonLink::DaemonLink(ClientOptions options)
 void DaemonLink::OnSession(const Session& session) {
   Reconnect(channel_);
   Reconnect(put_channel_);
+  if (const std::string socket = SocketOf(options_); !socket.empty()) WidenSendBuffers(socket);
   staging_.OnSession(session.id);
   device_staging_.OnSession(session.id);
   absl::MutexLock lock(&mu_);

@@ -24,6 +24,9 @@ namespace kvstow {
 namespace {
 
 constexpr int kBacklog = 4096;  // the kernel cuts it to net.core.somaxconn
+// What a Unix socket may hold, a chunk, as far as net.core.wmem_max allows: by default it is full
+// after a fifth of one, and each time that it is costs both sides a wait. TCP sizes its own.
+constexpr int kUnixSendBytes = 1 << 20;
 // Other connections get their turn.
 constexpr int kAcceptsAtATime = 64;
 
@@ -35,9 +38,8 @@ int FirstReserved() {
   return limit - std::min(ConnectionListener::kReservedDescriptors, limit / 2);
 }
 
-void SetOption(int fd, int level, int option) {
-  const int on = 1;
-  setsockopt(fd, level, option, &on, sizeof(on));
+void SetOption(int fd, int level, int option, int value = 1) {
+  setsockopt(fd, level, option, &value, sizeof(value));
 }
 
 // A listening socket; -1 with errno.
@@ -93,7 +95,7 @@ absl::Status ConnectionListener::ListenUnix(const std::string& path, Take take) 
                      "; does its folder exist, may this user write there?"));
   }
   unix_path_ = path;
-  listening_.push_back({fd, std::move(take)});
+  listening_.push_back({fd, kUnixSendBytes, std::move(take)});
   return absl::OkStatus();
 }
 
@@ -119,7 +121,7 @@ absl::StatusOr<int> ConnectionListener::ListenTcp(const std::string& address, Ta
     const int fd = ListenAt(*at);
     if (fd < 0) continue;
     if (port == 0) port = PortOf(fd);
-    listening_.push_back({fd, take});
+    listening_.push_back({fd, 0, take});
   }
   if (port == 0) return failed(std::strerror(errno));
   return port;
@@ -169,6 +171,7 @@ void ConnectionListener::Accept(const Listening& from) {
     }
     // The kernel gives the lowest free number.
     if (fd < first_reserved) {
+      if (from.send_bytes > 0) SetOption(fd, SOL_SOCKET, SO_SNDBUF, from.send_bytes);
       from.take(fd);
     } else {
       close(fd);

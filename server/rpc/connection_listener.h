@@ -51,6 +51,7 @@ class ConnectionListener {
  private:
   struct Listening {
     int fd;
+    int send_bytes;  // that its connections buffer; 0 leaves that to the kernel
     Take take;
   };
 

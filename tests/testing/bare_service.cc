@@ -8,9 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "client/bulk_stream.h"
 #include "client/channel.h"
+#include "client/socket_buffers.h"
 #include "client/unary_call.h"
 #include "grpcpp/grpcpp.h"
 #include "kvstow/v1/kvstow.grpc.pb.h"
+#include "server/rpc/connection_listener.h"
 #include "tests/testing/latencies.h"
 
 namespace kvstow::testing {
@@ -93,6 +95,7 @@ class Service final : public Base {
 std::shared_ptr<grpc::Channel> Connect(const std::string& socket) {
   auto channel = client::MakeChannel("unix:" + socket);
   channel->WaitForConnected(client::Deadline::In(kLong).AsTimespec());
+  client::WidenSendBuffers(socket);
   return channel;
 }
 
@@ -117,8 +120,21 @@ void ServeBare(const std::string& socket) {
   Service service;
   grpc::ServerBuilder builder;
   builder.RegisterService(&service);
-  builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials());
-  builder.BuildAndStart()->Wait();
+  using Builder = grpc::ServerBuilder::experimental_type;
+  using Connection = grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters;
+  // Connections come from the daemon's own listener, with its settings.
+  const auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      Builder::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+  const auto server = builder.BuildAndStart();
+  ConnectionListener listener;
+  const absl::Status listens = listener.ListenUnix(socket, [&acceptor](int fd) {
+    Connection taken;
+    taken.fd = fd;
+    acceptor->HandleNewConnection(&taken);
+  });
+  if (!listens.ok()) std::abort();
+  listener.Start();
+  server->Wait();
   std::abort();  // nobody shuts it down
 }
 
