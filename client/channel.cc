@@ -5,6 +5,7 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/tls_credentials_options.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <utility>
 #include <vector>
@@ -23,6 +24,19 @@ constexpr unsigned kReloadSeconds = 60;
 // own. A process that used it once keeps it.
 void KeepGrpcUp() {
   static const bool kept = (grpc_init(), true);
+  static_cast<void>(kept);
+}
+
+// The C library gives the top of its heap back to the kernel once it is larger than a threshold,
+// by default a fraction of one chunk: then each chunk received is faulted in anew, page by page.
+// The threshold grows with the largest block that it has seen freed, unless the process chose one.
+void LetHeapKeepChunks() {
+  static const bool kept = [] {
+    constexpr size_t kBytes = size_t{16} << 20;
+    void* volatile block = std::malloc(kBytes);
+    std::free(block);
+    return true;
+  }();
   static_cast<void>(kept);
 }
 
@@ -73,6 +87,7 @@ absl::Status CheckSecurity(const std::string& target, const ClientSecurity& secu
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target,
                                            const ClientSecurity& security) {
   KeepGrpcUp();
+  LetHeapKeepChunks();
   grpc::ChannelArguments args;
   // Back soon after a restart: the daemon is next door. A connection attempt still gets seconds.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
