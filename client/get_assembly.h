@@ -85,6 +85,8 @@ class GetAssembly {
   bool hopeless() const { return answered_ && bound_ == 0; }
   // OK, or DATA_LOSS when the daemon found damage, or the coder did.
   const absl::Status& damage() const { return damage_; }
+  // Whether what is read goes where the caller wants it, and not to be looked at here first.
+  bool writes_destinations() const { return !takes() && line_ == nullptr; }
   uint64_t received_bytes() const { return received_bytes_; }
   // Time the caller's callbacks took.
   absl::Duration callback_time() const { return callback_time_; }

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstow/v1/kvstow.pb.h"
+#include "space/streaming_copy.h"
 #include "staging/slot_ring.h"
 
 namespace kvstow::client {
@@ -42,13 +43,29 @@ bool ReadMessage(CodedInputStream* in, Message* message) {
   return true;
 }
 
+// To memory of the caller's, out of the slices that the message lies in.
+bool Deliver(CodedInputStream* in, std::byte* to, size_t length) {
+  while (length > 0) {
+    const void* piece = nullptr;
+    int size = 0;
+    if (!in->GetDirectBufferPointer(&piece, &size)) return false;
+    const size_t n = std::min(length, static_cast<size_t>(size));
+    StreamingCopy(to, static_cast<const std::byte*>(piece), n);
+    if (!in->Skip(static_cast<int>(n))) return false;
+    to += n;
+    length -= n;
+  }
+  return true;
+}
+
 absl::Status TakeData(CodedInputStream* in, const v1::Chunk& header, GetAssembly* assembly) {
   CodedInputStream::Limit limit;
   if (!Enter(in, &limit)) return Garbage("chunk data");
-  const auto read = [in](std::byte* to, size_t length) {
+  const bool delivers = assembly->writes_destinations();
+  const auto read = [in, delivers](std::byte* to, size_t length) {
     if (static_cast<size_t>(in->BytesUntilLimit()) < length) return false;
-    return to != nullptr ? in->ReadRaw(to, static_cast<int>(length))
-                         : in->Skip(static_cast<int>(length));
+    if (to == nullptr) return in->Skip(static_cast<int>(length));
+    return delivers ? Deliver(in, to, length) : in->ReadRaw(to, static_cast<int>(length));
   };
   for (const v1::Segment& segment : header.segments()) {
     if (absl::Status s = assembly->OnSegment(segment, read); !s.ok()) return s;
