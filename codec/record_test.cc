@@ -247,8 +247,8 @@ TEST(VerbatimRecord, IsWhatTheBuilderMakes) {
     encoded.report = FinishVerbatim(plane, encoded.bytes);
     builder.SetPlane(i, std::move(encoded));
     EXPECT_FALSE(writer.complete());
-    writer.Append(std::span(values).first(1000));
-    writer.Append(std::span(values).subspan(1000));
+    writer.Append(std::span(values).first(1000), VerbatimRecordWriter::Source::kOwn);
+    writer.Append(std::span(values).subspan(1000), VerbatimRecordWriter::Source::kShared);
   }
   ASSERT_TRUE(writer.complete());
   const auto head = writer.Finish();

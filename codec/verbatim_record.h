@@ -23,9 +23,13 @@ class VerbatimRecordWriter {
   VerbatimRecordWriter(const PlaneLayout& layout, const Fingerprint& fingerprint,
                        uint64_t first_position, std::vector<std::span<std::byte>> room);
 
-  // The next values, of one plane; planes in the layout's order, each raw_bytes. `values` may
-  // change meanwhile: each byte is read once, and the checksum is of what was written.
-  void Append(std::span<const std::byte> values);
+  // The next values, of one plane; planes in the layout's order, each raw_bytes.
+  enum class Source {
+    kOwn,
+    // May change meanwhile: each byte is read once, and the checksum is of what was written.
+    kShared,
+  };
+  void Append(std::span<const std::byte> values, Source source);
   bool complete() const { return head_.complete(); }
 
   // As RecordBuilder's.
@@ -39,7 +43,7 @@ class VerbatimRecordWriter {
   void BeginPlane();
   void EndPlane();
   // Writes at the cursor. `crc32c` takes what was written.
-  void Write(std::span<const std::byte> bytes, uint32_t* crc32c);
+  void Write(std::span<const std::byte> bytes, Source source, uint32_t* crc32c);
   void Skip(size_t bytes);
 
   const PlaneLayout& layout_;

@@ -177,6 +177,11 @@ absl::Status PutCall::CheckInSlot(const PlaneSegment& s) const {
 
 absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
                           std::span<const std::span<const std::byte>> data) {
+  return AddFrom(Source::kOwn, segments, data);
+}
+
+absl::Status PutCall::AddFrom(Source source, std::span<const PlaneSegment> segments,
+                              std::span<const std::span<const std::byte>> data) {
   KVSTOW_RETURN_IF_ERROR(CheckGoesOn());
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   uint64_t announced = 0, present = 0;
@@ -190,7 +195,7 @@ absl::Status PutCall::Add(std::span<const PlaneSegment> segments,
   size_t skip = 0;
   for (const PlaneSegment& s : segments) {
     KVSTOW_RETURN_IF_ERROR(CheckSegment(s));
-    KVSTOW_RETURN_IF_ERROR(CopyInto(s, data, skip));
+    KVSTOW_RETURN_IF_ERROR(CopyInto(s, source, data, skip));
   }
   received_bytes_ += present;
   return absl::OkStatus();
@@ -215,18 +220,18 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
     return absl::InvalidArgumentError(
         absl::StrCat("a staged chunk of ", bytes, " bytes out of a slot of ", slot_.bytes.size()));
   }
-  KVSTOW_RETURN_IF_ERROR(Add(segments, data));
+  KVSTOW_RETURN_IF_ERROR(AddFrom(Source::kShared, segments, data));
   segments_staged_ += segments.size();
   if (on_consumed_) on_consumed_(segments_staged_);
   return absl::OkStatus();
 }
 
 // `skip` bytes of data[0] are used up.
-absl::Status PutCall::CopyInto(const PlaneSegment& segment,
+absl::Status PutCall::CopyInto(const PlaneSegment& segment, Source source,
                                std::span<const std::span<const std::byte>>& data, size_t& skip) {
   WantedBlock& block = wanted_[next_block_];
   if (in_place_bytes_ > 0 && next_plane_ == 0 && next_offset_ == 0) PlaceRecord(block);
-  if (block.in_place != nullptr) return CopyInPlace(*block.in_place, segment, data, skip);
+  if (block.in_place != nullptr) return CopyInPlace(*block.in_place, segment, source, data, skip);
   if (filling_ == nullptr) filling_ = BeginPlane(segment);
   std::byte* out = filling_->received().data() + next_offset_;
   ForPieces(segment.length, data, skip, [&out](std::span<const std::byte> piece) {
@@ -266,12 +271,13 @@ void PutCall::PlaceRecord(WantedBlock& block) {
 }
 
 absl::Status PutCall::CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment,
-                                  std::span<const std::span<const std::byte>>& data, size_t& skip) {
+                                  Source source, std::span<const std::span<const std::byte>>& data,
+                                  size_t& skip) {
   absl::ReaderMutexLock in_place(&in_place_mu_);
   // Once it is set, whoever cancels waits for in_place_mu_ before the room goes.
   if (unwanted_.load()) return absl::CancelledError("nobody wants this plane any more");
   ForPieces(segment.length, data, skip,
-            [&record](std::span<const std::byte> piece) { record.Append(piece); });
+            [&record, source](std::span<const std::byte> piece) { record.Append(piece, source); });
   next_offset_ += segment.length;
   if (next_offset_ == segment.plane_bytes) GoToNextPlane();
   return absl::OkStatus();

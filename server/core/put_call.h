@@ -149,12 +149,16 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   absl::Status CheckSize(const PlaneSegment& segment) const;
   absl::Status CheckGoesOn() const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckInSlot(const PlaneSegment& segment) const;
-  absl::Status CopyInto(const PlaneSegment& segment,
+  using Source = VerbatimRecordWriter::Source;
+  // As Add, of what lies in memory of the daemon's own or of the slot.
+  absl::Status AddFrom(Source source, std::span<const PlaneSegment> segments,
+                       std::span<const std::span<const std::byte>> data);
+  absl::Status CopyInto(const PlaneSegment& segment, Source source,
                         std::span<const std::span<const std::byte>>& data, size_t& skip);
   // Has the wanted block that is next written in place, if it can be.
   void PlaceRecord(WantedBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
   // CANCELLED when its room has been given back.
-  absl::Status CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment,
+  absl::Status CopyInPlace(VerbatimRecordWriter& record, const PlaneSegment& segment, Source source,
                            std::span<const std::span<const std::byte>>& data, size_t& skip)
       ABSL_LOCKS_EXCLUDED(in_place_mu_);
   void GoToNextPlane();
