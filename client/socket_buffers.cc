@@ -13,8 +13,8 @@
 namespace kvstow::client {
 namespace {
 
-// A chunk of 1 MiB; the kernel doubles it for its own bookkeeping.
-constexpr int kSendBytes = 1 << 20;
+// The kernel doubles it.
+constexpr int kSendBytes = 256 << 10;
 
 bool LeadsTo(int fd, absl::string_view path) {
   sockaddr_un peer{};

@@ -24,9 +24,10 @@ namespace kvstow {
 namespace {
 
 constexpr int kBacklog = 4096;  // the kernel cuts it to net.core.somaxconn
-// What a Unix socket may hold, a chunk, as far as net.core.wmem_max allows: by default it is full
-// after a fifth of one, and each time that it is costs both sides a wait. TCP sizes its own.
-constexpr int kUnixSendBytes = 1 << 20;
+// What a Unix socket may hold, doubled by the kernel, as far as net.core.wmem_max allows: by
+// default it is full after a fifth of a chunk, and each time that it is costs both sides a wait; a
+// whole chunk would leave the near caches on its way. TCP sizes its own.
+constexpr int kUnixSendBytes = 256 << 10;
 // Other connections get their turn.
 constexpr int kAcceptsAtATime = 64;
 
