@@ -96,18 +96,33 @@ bool ChunkWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const
     if (!EnsureBuffer()) return false;
     const size_t length = std::min(bytes.size() - offset, max_chunk_bytes_ - used_);
     std::memcpy(data_.get() + used_, bytes.data() + offset, length);
-    v1::Segment* segment = header_.add_segments();
-    segment->set_layer(plane.layer);
-    segment->set_kind(static_cast<v1::PlaneKind>(plane.kind));
-    segment->set_block(block);
+    v1::Segment* segment = AddSegment(plane, block, length);
     segment->set_offset(offset);
-    segment->set_length(length);
     segment->set_plane_bytes(bytes.size());
     if (offset == 0 && declared != nullptr) *segment->mutable_declared() = *declared;
-    used_ += length;
     offset += length;
   }
   return true;
+}
+
+bool ChunkWriter::Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) {
+  // In pieces it cannot be filled, nor where values of any type may not lie.
+  const bool aligned = used_ % alignof(std::max_align_t) == 0;
+  if (plane.raw_bytes > max_chunk_bytes_ || !aligned) return PlaneWriter::Fill(plane, block, fill);
+  if (plane.raw_bytes > max_chunk_bytes_ - used_ && !Flush()) return false;
+  if (!EnsureBuffer() || !fill({data_.get() + used_, plane.raw_bytes})) return false;
+  AddSegment(plane, block, plane.raw_bytes)->set_plane_bytes(plane.raw_bytes);
+  return true;
+}
+
+v1::Segment* ChunkWriter::AddSegment(const PlaneSpec& plane, uint32_t block, size_t length) {
+  v1::Segment* segment = header_.add_segments();
+  segment->set_layer(plane.layer);
+  segment->set_kind(static_cast<v1::PlaneKind>(plane.kind));
+  segment->set_block(block);
+  segment->set_length(length);
+  used_ += length;
+  return segment;
 }
 
 bool ChunkWriter::Flush() {

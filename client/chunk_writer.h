@@ -34,12 +34,16 @@ class ChunkWriter : public PlaneWriter {
   // Copies one whole plane, sending chunks as they fill. False once the stream is broken.
   bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
               const v1::PlaneDeclaration* declared = nullptr) override;
+  // Straight into the chunk, where the plane fits into one.
+  bool Fill(const PlaneSpec& plane, uint32_t block, FillPlane fill) override;
   bool Flush() override;
 
   uint64_t bytes_sent() const override { return bytes_sent_; }
 
  private:
   bool EnsureBuffer();
+  // The next `length` bytes of the chunk are the plane's.
+  v1::Segment* AddSegment(const PlaneSpec& plane, uint32_t block, size_t length);
 
   const size_t max_chunk_bytes_;
   const Send send_;

@@ -96,6 +96,34 @@ TEST(ChunkWriterTest, AnyPlanesInAnyChunkSizeComeOutInOrder) {
   }
 }
 
+TEST(ChunkWriterTest, FilledPlanesComeOutAsAppendedOnes) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const std::vector<Plane> planes = Planes(&random, seed % 2 ? 50 : 5000);
+    const size_t max_chunk = 1 + random() % 10'000;
+    std::vector<v1::Chunk> chunks;
+    ChunkWriter writer(max_chunk, [&](const grpc::ByteBuffer& message) {
+      grpc::ByteBuffer copy = message;
+      v1::PutRequest request;
+      EXPECT_TRUE(Parse(&copy, &request));
+      chunks.push_back(request.chunk());
+      return true;
+    });
+    for (const Plane& p : planes) {
+      const auto nothing = [](std::span<std::byte>) { return false; };
+      ASSERT_FALSE(writer.Fill(p.spec, p.block, nothing));
+      ASSERT_TRUE(writer.Fill(p.spec, p.block, [&p](std::span<std::byte> to) {
+        EXPECT_EQ(to.size(), p.bytes.size());
+        std::copy(p.bytes.begin(), p.bytes.end(), to.begin());
+        return true;
+      }));
+    }
+    ASSERT_TRUE(writer.Flush());
+    ExpectSame(planes, chunks, max_chunk);
+  }
+}
+
 TEST(ChunkWriterTest, TinyPlanesDoNotMakeHugeHeaders) {
   size_t largest = 0;
   ChunkWriter writer(1 << 20, [&](const grpc::ByteBuffer& message) {
