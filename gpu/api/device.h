@@ -105,6 +105,9 @@ class Device {
 
   // Returns when all of them are done. Copies must not overlap.
   virtual absl::Status CopyAll(std::span<const Copy> copies) = 0;
+  // The same from device memory to pinned memory, for many small pieces: by one kernel instead of a
+  // copy each. Addresses and sizes are multiples of 16.
+  virtual absl::Status FetchAll(std::span<const Copy> copies) = 0;
 
   virtual DeviceUuid uuid() const = 0;
   // Zeros, a whole number of the device's large pages. RESOURCE_EXHAUSTED when there is not so

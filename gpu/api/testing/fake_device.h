@@ -54,6 +54,7 @@ class FakeDevice : public Device {
     for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     return absl::OkStatus();
   }
+  absl::Status FetchAll(std::span<const Copy> copies) override { return CopyAll(copies); }
   DeviceUuid uuid() const override { return {'f', 'a', 'k', 'e'}; }
   // A memfd, which a worker of the same kind maps.
   absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override {
