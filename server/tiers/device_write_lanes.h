@@ -32,7 +32,8 @@ class DeviceWriteLanes final : public DeviceWrites {
 
   void Schedule(absl::AnyInvocable<void()> turn) override { lanes_.Schedule(std::move(turn)); }
   size_t lanes() const override { return kLanes; }
-  absl::Status Write(const std::shared_ptr<const SpaceContext>& space, std::span<Plane> planes,
+  absl::Status Write(const std::shared_ptr<const SpaceContext>& space,
+                     absl::FunctionRef<std::span<Plane>()> next,
                      absl::FunctionRef<void(size_t)> taken,
                      absl::FunctionRef<void(std::span<const Plane>)> encoded) override;
 
