@@ -1,10 +1,15 @@
 #include "client/device_landing.h"
 
+#include <utility>
+
 #include "client/device_wait.h"
 
 namespace kvstow::client {
 
 absl::Status DeviceLanding::Launch(const GetAssembly::Place& received, const StagedCount& read) {
+  if (!std::exchange(begun_, true)) {
+    if (absl::Status s = kv_.BeginGet(); !s.ok()) return s;
+  }
   if (!batch_.empty()) {
     const absl::Status scattered = kv_.Scatter(batch_);
     batch_.clear();

@@ -46,6 +46,7 @@ class DeviceLanding {
   const BulkStream::Terms& terms_;
   std::vector<ArrivedPlane> batch_;
   std::deque<Batch> flying_;
+  bool begun_ = false;
   Batch landed_;
 };
 

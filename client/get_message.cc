@@ -96,24 +96,36 @@ absl::Status TakeChunk(CodedInputStream* in, GetAssembly* assembly) {
   return absl::OkStatus();
 }
 
+bool ListsMatch(const v1::StagedPlanes& planes) {
+  const int count = planes.blocks_size();
+  return planes.kinds_size() == count && planes.staged_at_size() == count &&
+         planes.plane_bytes_size() == count &&
+         (planes.crc32c_size() == 0 || planes.crc32c_size() == count);
+}
+
 absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
                         GetAssembly* assembly, StagedCount* staged) {
-  v1::StagedChunk chunk;
-  if (!ReadMessage(in, &chunk)) return Garbage("staged chunk");
-  for (const v1::Segment& segment : chunk.segments()) {
+  v1::StagedPlanes planes;
+  if (!ReadMessage(in, &planes) || !ListsMatch(planes)) return Garbage("staged planes");
+  v1::Segment segment;
+  segment.set_layer(planes.layer());
+  for (int i = 0; i < planes.blocks_size(); ++i) {
+    const size_t at = planes.staged_at(i), bytes = planes.plane_bytes(i);
+    segment.set_kind(planes.kinds(i));
+    segment.set_block(planes.blocks(i));
+    segment.set_length(planes.plane_bytes(i));
+    segment.set_plane_bytes(planes.plane_bytes(i));
+    if (planes.crc32c_size() > 0) segment.mutable_declared()->set_crc32c(planes.crc32c(i));
     const auto read = [&](std::byte* to, size_t length) {
-      if (segment.staged_at() > slot.size() || length > slot.size() - segment.staged_at()) {
-        return false;
-      }
-      if (to != nullptr) std::memcpy(to, slot.data() + segment.staged_at(), length);
+      if (at > slot.size() || length > slot.size() - at) return false;
+      if (to != nullptr) std::memcpy(to, slot.data() + at, length);
       return true;
     };
     // Only looked at once `read` has found it in the slot.
-    const std::byte* const in_place =
-        slot.data() + std::min<size_t>(segment.staged_at(), slot.size());
+    const std::byte* const in_place = slot.data() + std::min(at, slot.size());
     if (absl::Status s = assembly->OnSegment(segment, read, in_place); !s.ok()) return s;
     ++staged->segments;
-    staged->room += SlotRing::Rounded(segment.length());
+    staged->room += SlotRing::Rounded(bytes);
   }
   return absl::OkStatus();
 }

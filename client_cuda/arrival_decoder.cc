@@ -8,26 +8,28 @@ namespace kvstow {
 
 using gpu::PlaneDecoder;
 
-absl::StatusOr<const uint32_t*> ArrivalDecoder::Decode(std::span<const ArrivedPlane> planes,
-                                                       std::byte* values, uint64_t mark) {
+absl::Status ArrivalDecoder::Decode(std::span<const ArrivedPlane> planes, const PageTable& table,
+                                    uint64_t mark) {
   Flying told;
   told.mark = mark;
   to_decode_.clear();
   for (const ArrivedPlane& plane : planes) {
+    auto paged = table.Describe(*plane.plane, plane.block, plane.bytes);
+    if (!paged.ok()) return paged.status();
     PlaneDecoder::Plane& out = to_decode_.emplace_back();
     out.plane = plane.index;
     out.first_position = plane.first_position;
     out.encoded = plane.bytes;
     out.encoded_bytes = plane.encoded_bytes;
     out.crc32c = plane.crc32c;
-    out.values = values;
-    out.row_stride = plane.plane->dim * SizeOf(plane.plane->dtype);
-    out.head_stride = out.row_stride * plane.plane->tokens;
-    values += plane.plane->raw_bytes;
+    out.values = reinterpret_cast<std::byte*>(paged->base);
+    out.head_stride = paged->head_stride;
+    out.row_stride = paged->token_stride;
+    out.pages = {paged->pages, paged->page_stride, paged->page_tokens};
     told.names.push_back({plane.plane, plane.block});
   }
   auto flags = decoder_->Decode(to_decode_);
-  if (!flags.ok()) return flags;
+  if (!flags.ok()) return flags.status();
   if (!idle_flags_.empty()) {
     told.flags = std::move(idle_flags_.back());
     idle_flags_.pop_back();
@@ -37,7 +39,7 @@ absl::StatusOr<const uint32_t*> ArrivalDecoder::Decode(std::span<const ArrivedPl
                                               planes.size() * sizeof(uint32_t),
                                               cudaMemcpyDeviceToHost, stream_));
   flying_.push_back(std::move(told));
-  return flags;
+  return absl::OkStatus();
 }
 
 void ArrivalDecoder::Collect(uint64_t mark) {

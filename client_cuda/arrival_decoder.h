@@ -1,4 +1,5 @@
-// Planes of a Get that arrived encoded, decoded on the stream, and which of them were damaged.
+// Planes of a Get that arrived encoded, decoded on the stream straight into the engine's pages, and
+// which of them were damaged.
 //
 // Not thread-safe.
 #pragma once
@@ -11,7 +12,8 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
+#include "client_cuda/page_table.h"
 #include "gpu/plane_decoder.h"
 #include "gpu/staging.h"
 #include "kvstow/device_kv.h"
@@ -26,10 +28,14 @@ class ArrivalDecoder {
   ArrivalDecoder(std::unique_ptr<gpu::PlaneDecoder> decoder, cudaStream_t stream)
       : decoder_(std::move(decoder)), stream_(stream) {}
 
-  // Enqueues the decoding of all these into `values`, one after the other, C order. Returns flags
-  // of damage on the device, one a plane, for what is enqueued next; `mark` is the stream's next.
-  absl::StatusOr<const uint32_t*> Decode(std::span<const ArrivedPlane> planes, std::byte* values,
-                                         uint64_t mark);
+  // What is decoded from here on goes behind what is on the stream now.
+  absl::Status Begin() { return decoder_->Begin(); }
+  // Enqueues the decoding of all these to where the table says; nothing of a damaged one is
+  // written. `mark` is the stream's next. INVALID_ARGUMENT as of PageTable::Describe, with nothing
+  // enqueued.
+  absl::Status Decode(std::span<const ArrivedPlane> planes, const PageTable& table, uint64_t mark);
+  // Waits until nothing reads the table any more.
+  absl::Status AwaitAll() { return decoder_->AwaitAll(); }
   // The stream has passed `mark`.
   void Collect(uint64_t mark);
   // What was found by then, each told once.

@@ -17,7 +17,6 @@ struct PagedPlane {
   uint64_t head_stride = 0;
   uint64_t token_stride = 0;
   const uint32_t* pages = nullptr;  // in device memory
-  const uint32_t* skip = nullptr;   // in device memory; not null: leave the plane out if not 0
   uint32_t page_tokens = 0;
   uint32_t tokens = 0;
   uint32_t rows = 0;  // heads x tokens

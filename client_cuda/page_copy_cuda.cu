@@ -31,7 +31,6 @@ __device__ void CopyRows(const PagedPlane& p) {
 
 template <PageCopy kDirection>
 __device__ void CopyPlane(const PagedPlane& p) {
-  if (p.skip != nullptr && *p.skip != 0) return;
   const uint64_t bits = reinterpret_cast<uintptr_t>(p.base) | reinterpret_cast<uintptr_t>(p.plane) |
                         p.page_stride | p.head_stride | p.token_stride | p.row_bytes;
   if (bits % 16 == 0) {

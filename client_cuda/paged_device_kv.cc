@@ -30,7 +30,12 @@ class Pages final : public PagedDeviceKv {
     KVSTOW_RETURN_IF_ERROR(SetDevice());
     // The table of the call before is in use until then.
     KVSTOW_RETURN_IF_ERROR(lent_.AwaitAll());
+    if (decoder_ != nullptr) KVSTOW_RETURN_IF_ERROR(decoder_->AwaitAll());
     return table_.Set(std::move(pages));
+  }
+
+  absl::Status BeginGet() override {
+    return decoder_ == nullptr ? absl::OkStatus() : decoder_->Begin();
   }
 
   bool decodes() const override { return decoder_ != nullptr; }
@@ -38,9 +43,10 @@ class Pages final : public PagedDeviceKv {
   absl::Status Scatter(std::span<const ArrivedPlane> planes) override {
     KVSTOW_RETURN_IF_ERROR(SetDevice());
     while (!planes.empty()) {
-      const size_t some = std::min(planes.size(), ArrivalDecoder::kMaxPlanes);
-      KVSTOW_RETURN_IF_ERROR(ScatterSome(planes.first(some)));
-      planes = planes.subspan(some);
+      const auto some = planes.first(std::min(planes.size(), ArrivalDecoder::kMaxPlanes));
+      KVSTOW_RETURN_IF_ERROR(decoder_ != nullptr ? decoder_->Decode(some, table_, marks_.last() + 1)
+                                                 : Copy(some));
+      planes = planes.subspan(some.size());
     }
     return absl::OkStatus();
   }
@@ -147,28 +153,14 @@ class Pages final : public PagedDeviceKv {
     return absl::OkStatus();
   }
 
-  absl::Status ScatterSome(std::span<const ArrivedPlane> planes) {
+  absl::Status Copy(std::span<const ArrivedPlane> planes) {
     auto lent = lent_.Borrow();
     if (!lent.ok()) return lent.status();
     auto descriptions = Descriptions(*lent, planes.size());
     if (!descriptions.ok()) return descriptions.status();
-    const uint32_t* flags = nullptr;
-    if (decoder_ != nullptr) {
-      size_t bytes = 0;
-      for (const ArrivedPlane& plane : planes) bytes += plane.plane->raw_bytes;
-      KVSTOW_RETURN_IF_ERROR((*lent)->device.Reserve(bytes));
-      auto decoded = decoder_->Decode(planes, (*lent)->device.data(), marks_.last() + 1);
-      if (!decoded.ok()) return decoded.status();
-      flags = *decoded;
-    }
-    size_t at = 0;  // in the decoded values
     for (size_t i = 0; i < planes.size(); ++i) {
-      const ArrivedPlane& plane = planes[i];
-      const std::byte* bytes = flags == nullptr ? plane.bytes : (*lent)->device.data() + at;
-      auto paged = table_.Describe(*plane.plane, plane.block, bytes);
+      auto paged = table_.Describe(*planes[i].plane, planes[i].block, planes[i].bytes);
       if (!paged.ok()) return paged.status();
-      if (flags != nullptr) paged->skip = flags + i;
-      at += plane.plane->raw_bytes;
       (*descriptions)[i] = *paged;
     }
     return Launch(PageCopy::kScatter, *lent, *descriptions);

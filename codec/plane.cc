@@ -39,17 +39,6 @@ absl::Status CheckHead(const PlaneSpec& plane, const TileHead& head) {
 
 }  // namespace
 
-TileShape ShapeOf(const PlaneSpec& plane) { return {plane.tokens, plane.dim, plane.dtype}; }
-
-size_t TileTableBytes(const PlaneSpec& plane) {
-  return plane.is_opaque() ? 0 : RoundUpToTile(kTileHeadBytes * plane.heads);
-}
-
-size_t MaxPlaneBytes(const PlaneSpec& plane) {
-  if (plane.is_opaque()) return plane.raw_bytes;
-  return TileTableBytes(plane) + plane.heads * MaxTileBodyBytes(ShapeOf(plane));
-}
-
 absl::StatusOr<PlaneView> PlaneView::Parse(std::span<const std::byte> bytes,
                                            const PlaneSpec& plane) {
   PlaneView view;

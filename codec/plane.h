@@ -15,10 +15,16 @@
 
 namespace kvstow {
 
-size_t TileTableBytes(const PlaneSpec& plane);
+// Inline: a Get asks for every plane of every record, before its first byte.
+inline TileShape ShapeOf(const PlaneSpec& plane) { return {plane.tokens, plane.dim, plane.dtype}; }
+inline size_t TileTableBytes(const PlaneSpec& plane) {
+  return plane.is_opaque() ? 0 : RoundUpToTile(kTileHeadBytes * plane.heads);
+}
 // What a plane can take at most.
-size_t MaxPlaneBytes(const PlaneSpec& plane);
-TileShape ShapeOf(const PlaneSpec& plane);
+inline size_t MaxPlaneBytes(const PlaneSpec& plane) {
+  if (plane.is_opaque()) return plane.raw_bytes;
+  return TileTableBytes(plane) + plane.heads * MaxTileBodyBytes(ShapeOf(plane));
+}
 
 // A checked reading of an encoded plane. Borrows the bytes and the spec.
 class PlaneView {

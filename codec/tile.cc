@@ -36,8 +36,6 @@ size_t TileBodyBytes(const TileShape& shape, const TileHead& head) {
   return LayoutOf(shape, head).total;
 }
 
-size_t MaxTileBodyBytes(const TileShape& shape) { return RoundUpToTile(shape.bytes()); }
-
 void PackTileHead(const TileHead& head, std::byte* out) {
   out[0] = static_cast<std::byte>(static_cast<uint8_t>(head.mode) | head.bits << 4);
   out[1] = static_cast<std::byte>(head.rank);

@@ -62,7 +62,7 @@ struct TileBodyLayout {
 TileBodyLayout LayoutOf(const TileShape& shape, const TileHead& head);
 size_t TileBodyBytes(const TileShape& shape, const TileHead& head);
 // Enough for any head an encoder may choose: no tile is ever larger than kept raw.
-size_t MaxTileBodyBytes(const TileShape& shape);
+inline size_t MaxTileBodyBytes(const TileShape& shape) { return RoundUpToTile(shape.bytes()); }
 
 void PackTileHead(const TileHead& head, std::byte* out);
 // INVALID_ARGUMENT for reserved bits, unknown modes, bits or rank out of range.

@@ -133,10 +133,22 @@ absl::Status CudaDevice::CopyAll(std::span<const Copy> copies) {
     status.Update(
         Note(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyDefault, *stream), "copy"));
   }
-  // Even after a failure: nothing may be under way when the caller goes on.
-  status.Update(Note(cudaStreamSynchronize(*stream), "copy"));
+  return ReturnStream(*stream, std::move(status));
+}
+
+absl::Status CudaDevice::FetchAll(std::span<const Copy> copies) {
+  auto stream = BorrowStream();
+  if (!stream.ok()) return stream.status();
+  absl::MutexLock lock(&fetch_mu_);
+  fetches_.Clear();
+  for (const Copy& copy : copies) fetches_.AddOnDevice(copy.from, copy.to, copy.bytes);
+  return ReturnStream(*stream, Note(fetches_.Enqueue(*stream)));
+}
+
+absl::Status CudaDevice::ReturnStream(cudaStream_t stream, absl::Status status) {
+  status.Update(Note(cudaStreamSynchronize(stream), "copy"));
   absl::MutexLock lock(&mu_);
-  idle_streams_.push_back(*stream);
+  idle_streams_.push_back(stream);
   return status;
 }
 

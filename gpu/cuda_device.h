@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "gpu/api/device.h"
+#include "gpu/piece_copies.h"
 
 namespace kvstow::gpu {
 
@@ -27,6 +28,7 @@ class CudaDevice final : public Device {
   absl::Status Pin(std::byte* memory, size_t bytes) override;
   void Unpin(std::byte* memory) override;
   absl::Status CopyAll(std::span<const Copy> copies) override;
+  absl::Status FetchAll(std::span<const Copy> copies) override;
   DeviceUuid uuid() const override { return uuid_; }
   absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override;
   absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) override;
@@ -46,6 +48,9 @@ class CudaDevice final : public Device {
   absl::Status Note(cudaError_t error, absl::string_view what) const;
   absl::Status Note(absl::Status status) const;
   absl::StatusOr<cudaStream_t> BorrowStream();
+  // Waits for the stream first, whatever `status` is: nothing may be under way when the caller goes
+  // on.
+  absl::Status ReturnStream(cudaStream_t stream, absl::Status status);
 
   const int index_;
   const std::string description_;
@@ -55,6 +60,9 @@ class CudaDevice final : public Device {
   mutable absl::Mutex mu_;
   mutable absl::Status lost_ ABSL_GUARDED_BY(mu_);
   std::vector<cudaStream_t> idle_streams_ ABSL_GUARDED_BY(mu_);
+
+  absl::Mutex fetch_mu_;
+  PieceCopies fetches_ ABSL_GUARDED_BY(fetch_mu_);
 };
 
 }  // namespace kvstow::gpu

@@ -41,7 +41,7 @@ absl::Status CudaPlaneWriter::Allocate(size_t max_bytes, size_t max_blocks) {
   return values_.Reserve(encoder_->max_load());
 }
 
-absl::Status CudaPlaneWriter::Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) {
+absl::Status CudaPlaneWriter::Begin(std::span<const Plane> planes) {
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
   absl::Status started = Start(planes);
   // Even after a failure: nothing may be read any more when the caller goes on.
@@ -49,7 +49,10 @@ absl::Status CudaPlaneWriter::Write(std::span<Plane> planes, absl::FunctionRef<v
       started.ok() ? cudaEventSynchronize(copied_.get()) : cudaStreamSynchronize(stream_.get());
   if (!started.ok()) return started;
   KVSTOW_CUDA_RETURN_IF_ERROR(waited);
-  taken();
+  return absl::OkStatus();
+}
+
+absl::Status CudaPlaneWriter::End(std::span<Plane> planes) {
   const auto encoded = encoder_->Collect();
   if (!encoded.ok()) return encoded.status();
   for (size_t i = 0; i < planes.size(); ++i) {

@@ -28,7 +28,8 @@ class CudaPlaneWriter final : public PlaneWriter {
 
   size_t LoadOf(uint32_t plane) const override { return encoder_->LoadOf(plane); }
   size_t max_load() const override { return encoder_->max_load(); }
-  absl::Status Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) override;
+  absl::Status Begin(std::span<const Plane> planes) override;
+  absl::Status End(std::span<Plane> planes) override;
 
  private:
   CudaPlaneWriter(int device, const PlaneLayout& layout) : device_(device), layout_(layout) {}

@@ -12,6 +12,7 @@
 #include "gpu/launch_dims.h"
 #include "gpu/row_transform.cuh"
 #include "gpu/tile_body.cuh"
+#include "gpu/tile_rows.cuh"
 
 namespace kvstow::gpu {
 
@@ -71,27 +72,34 @@ __device__ inline void UnpackLevels(const uint32_t (&words)[kCodeWords<kDim>], c
   }
 }
 
-// Rows of the warp from the stage to device memory, element by element where the caller's rows are
-// not aligned for more.
+// Where a row of the stage goes: kept in the padding behind it, so that the address of a page is
+// looked up once a row and takes no shared memory of its own, which is what limits the blocks on a
+// multiprocessor.
 template <uint32_t kDim>
-__device__ inline void StoreRows(const uint8_t* stage, const DecodeTile& tile, uint32_t first_row,
-                                 uint32_t element_bytes) {
+__device__ inline uint8_t*& RowAt(uint8_t* stage, uint32_t row, uint32_t element_bytes) {
+  return *reinterpret_cast<uint8_t**>(stage + row * DecodeShape<kDim>::StageStride(element_bytes) +
+                                      kDim * element_bytes);
+}
+
+// Rows of the warp from the stage to device memory, where RowAt says, element by element where
+// they are not aligned for more.
+template <uint32_t kDim>
+__device__ inline void StoreRows(uint8_t* stage, const DecodeTile& tile, uint32_t element_bytes) {
   using Shape = DecodeShape<kDim>;
   const uint32_t lane = threadIdx.x % kWarp;
   const uint32_t stride = Shape::StageStride(element_bytes);
-  const bool aligned = ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
-  if (aligned) {
+  if (RowsAreAligned(tile, 16)) {
     const uint32_t pieces = kDim * element_bytes / 16;
     for (uint32_t i = lane; i < Shape::kRowsOfWarp * pieces; i += kWarp) {
       const uint32_t row = i / pieces, piece = i % pieces;
-      *reinterpret_cast<uint4*>(tile.values + (first_row + row) * tile.row_stride + 16 * piece) =
+      *reinterpret_cast<uint4*>(RowAt<kDim>(stage, row, element_bytes) + 16 * piece) =
           *reinterpret_cast<const uint4*>(stage + row * stride + 16 * piece);
     }
     return;
   }
   for (uint32_t i = lane; i < Shape::kRowsOfWarp * kDim; i += kWarp) {
     const uint32_t row = i / kDim, c = i % kDim;
-    uint8_t* out = tile.values + (first_row + row) * tile.row_stride;
+    uint8_t* out = RowAt<kDim>(stage, row, element_bytes);
     if (element_bytes == 4) {
       reinterpret_cast<float*>(out)[c] =
           *reinterpret_cast<const float*>(stage + row * stride + 4 * c);
@@ -102,18 +110,19 @@ __device__ inline void StoreRows(const uint8_t* stage, const DecodeTile& tile, u
   }
 }
 
-// Float rows of the warp, rotated forward where asked, to the output.
+// Float rows of the warp, rotated forward where asked, to where RowAt says.
 template <uint32_t kDim>
-__device__ inline void RotateAndStoreRows(const uint8_t* stage, const DecodeTile& tile,
+__device__ inline void RotateAndStoreRows(uint8_t* stage, const DecodeTile& tile,
                                           uint32_t first_row, const RotaryShape& rotary,
                                           bool rotate, float scale, uint32_t dtype) {
   using Shape = DecodeShape<kDim>;
   const uint32_t lane = threadIdx.x % kWarp;
   const uint32_t pairs = rotate ? rotary.pairs : 0;
   const uint32_t offset = rotary.offset;
-  const bool fast =
-      dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 && offset % 4 == 0 &&
-      ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 7) == 0 && 2 * pairs == kDim;
+  const float* const cosines = tile.cos;
+  const float* const sines = tile.sin;
+  const bool fast = dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 &&
+                    offset % 4 == 0 && RowsAreAligned(tile, 8) && 2 * pairs == kDim;
   if (fast) {
     // Four pairs a lane: 8-byte stores, the cosines read once.
     const uint32_t quads = pairs / 4;
@@ -123,13 +132,13 @@ __device__ inline void RotateAndStoreRows(const uint8_t* stage, const DecodeTile
       const float* x = reinterpret_cast<const float*>(stage + row * Shape::StageStride(4));
       const float4 a = *reinterpret_cast<const float4*>(x + at);
       const float4 b = *reinterpret_cast<const float4*>(x + pairs + at);
-      const float4 c = __ldg(reinterpret_cast<const float4*>(tile.cos + size_t{t} * pairs + at));
-      const float4 s = __ldg(reinterpret_cast<const float4*>(tile.sin + size_t{t} * pairs + at));
+      const float4 c = __ldg(reinterpret_cast<const float4*>(cosines + size_t{t} * pairs + at));
+      const float4 s = __ldg(reinterpret_cast<const float4*>(sines + size_t{t} * pairs + at));
       const float lo[4] = {a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z,
                            a.w * c.w - b.w * s.w};
       const float hi[4] = {a.x * s.x + b.x * c.x, a.y * s.y + b.y * c.y, a.z * s.z + b.z * c.z,
                            a.w * s.w + b.w * c.w};
-      uint8_t* out = tile.values + t * tile.row_stride;
+      uint8_t* out = RowAt<kDim>(stage, row, 4);
       const auto pack = [&](const float* y) {
         return make_uint2(PackPair(fmaf(y[0], scale, 0.0f), fmaf(y[1], scale, 0.0f), dtype),
                           PackPair(fmaf(y[2], scale, 0.0f), fmaf(y[3], scale, 0.0f), dtype));
@@ -149,32 +158,33 @@ __device__ inline void RotateAndStoreRows(const uint8_t* stage, const DecodeTile
       const uint32_t pair = rotary.interleaved != 0 ? k / 2 : k % pairs;
       const bool second = rotary.interleaved != 0 ? k % 2 != 0 : k >= pairs;
       const uint32_t step = rotary.interleaved != 0 ? 1 : pairs;
-      const float cos = tile.cos[size_t{t} * pairs + pair];
-      const float sin = tile.sin[size_t{t} * pairs + pair];
+      const float cos = cosines[size_t{t} * pairs + pair];
+      const float sin = sines[size_t{t} * pairs + pair];
       y = second ? x[c - step] * sin + y * cos : y * cos - x[c + step] * sin;
     }
-    StoreElement(fmaf(y, scale, 0.0f), tile.values + t * tile.row_stride, c, dtype);
+    StoreElement(fmaf(y, scale, 0.0f), RowAt<kDim>(stage, row, 4), c, dtype);
   }
 }
 
-__device__ inline void CopyRawRows(const DecodeTile& tile, uint32_t first_row, uint32_t rows,
-                                   uint32_t row_bytes) {
+// The block's rows, kept as they are; they go where RowAt says.
+template <uint32_t kDim>
+__device__ inline void CopyRawRows(uint8_t* stage, const DecodeTile& tile, uint32_t first_row,
+                                   uint32_t element_bytes) {
+  constexpr uint32_t kRows = DecodeShape<kDim>::kRows;
+  const uint32_t row_bytes = kDim * element_bytes;
   const uint8_t* from = tile.body + size_t{first_row} * row_bytes;
-  const bool aligned = ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
-  if (aligned) {
+  if (RowsAreAligned(tile, 16)) {
     const uint32_t pieces = row_bytes / 16;
-    for (uint32_t i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
-      const uint32_t row = i / pieces, piece = i % pieces;
-      *reinterpret_cast<uint4*>(tile.values + (first_row + row) * tile.row_stride + 16 * piece) =
-          reinterpret_cast<const uint4*>(from)[i];
+    for (uint32_t i = threadIdx.x; i < kRows * pieces; i += blockDim.x) {
+      uint8_t* row = RowAt<kDim>(stage, i / pieces, element_bytes);
+      reinterpret_cast<uint4*>(row)[i % pieces] = reinterpret_cast<const uint4*>(from)[i];
     }
     return;
   }
   const uint32_t pieces = row_bytes / 2;
-  for (uint32_t i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
-    const uint32_t row = i / pieces, piece = i % pieces;
-    *reinterpret_cast<uint16_t*>(tile.values + (first_row + row) * tile.row_stride + 2 * piece) =
-        reinterpret_cast<const uint16_t*>(from)[i];
+  for (uint32_t i = threadIdx.x; i < kRows * pieces; i += blockDim.x) {
+    uint8_t* row = RowAt<kDim>(stage, i / pieces, element_bytes);
+    reinterpret_cast<uint16_t*>(row)[i % pieces] = reinterpret_cast<const uint16_t*>(from)[i];
   }
 }
 
@@ -190,15 +200,18 @@ __global__ void __launch_bounds__(kDecodeThreads)
   extern __shared__ __align__(16) uint8_t side[];
   uint8_t* const stage_memory = side + side_bytes;
 
-  const DecodeTile tile = tiles[blockIdx.x];
+  const DecodeTile& tile = tiles[blockIdx.x];  // read where needed: registers are few
   const uint32_t first_row = blockIdx.y * Shape::kRows;
   if (tile.skip != 0) return;
   const Head head = UnpackHead(tile.head);
+  const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
   if (head.coded == 0) {
-    return CopyRawRows(tile, first_row, Shape::kRows, kDim * (dtype == kFp32 ? 4 : 2));
+    const uint32_t element_bytes = dtype == kFp32 ? 4 : 2;
+    RowAt<kDim>(stage_memory, threadIdx.x / Shape::kLanes, element_bytes) = RowOf(tile, row);
+    __syncthreads();
+    return CopyRawRows<kDim>(stage_memory, tile, first_row, element_bytes);
   }
   const BodyLayout at = LayoutOfBody(n, kDim, head);
-  const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
   const uint32_t lane = threadIdx.x % Shape::kLanes;
 
   // Codes to registers and all that follows them to shared memory, with one wait for both.
@@ -310,8 +323,9 @@ __global__ void __launch_bounds__(kDecodeThreads)
       }
       mine[i / 8] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
     }
+    if (lane == 0) RowAt<kDim>(stage, row_of_warp, 2) = RowOf(tile, row);
     __syncwarp();
-    StoreRows<kDim>(stage, tile, warp_row, 2);
+    StoreRows<kDim>(stage, tile, 2);
     return;
   }
   uint8_t* stage = stage_memory + warp * Shape::kRowsOfWarp * Shape::StageStride(4);
@@ -321,6 +335,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   for (uint32_t i = 0; i < kChannels; i += 4) {
     mine[i / 4] = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
   }
+  if (lane == 0) RowAt<kDim>(stage, row_of_warp, 4) = RowOf(tile, row);
   __syncwarp();
   RotateAndStoreRows<kDim>(stage, tile, warp_row, rotary, rotate, scale, dtype);
 }

@@ -19,11 +19,13 @@ struct PlaneShape {
 };
 
 // Where a decoded plane goes, and what has to hold of it. Element [h, t, c] lies c elements after
-// values + h head_stride + t row_stride.
+// values + h head_stride + t row_stride, or in pages: c after values + pages.table[t /
+// pages.tokens] pages.stride + h head_stride + (t % pages.tokens) row_stride.
 struct StoredPlane {
   uint8_t* values = nullptr;
   size_t head_stride = 0;
   size_t row_stride = 0;
+  PageMap pages;
   const float* cos = nullptr;  // [tokens, pairs] of its block, where the shape may be rotated
   const float* sin = nullptr;
   uint32_t crc32c = 0;  // as the directory says

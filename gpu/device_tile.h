@@ -12,11 +12,21 @@ struct RotaryShape {
   uint32_t interleaved = 0;
 };
 
+// Pages that rows lie in: row t is row t % tokens of page table[t / tokens]. Without a table all
+// rows lie in one.
+struct PageMap {
+  const uint32_t* table = nullptr;
+  uint64_t stride = 0;  // bytes from a page to the next
+  uint32_t tokens = 0;
+  uint32_t reserved = 0;
+};
+
 // One tile to decode. `head` is its entry of the tile table, as it lies in the plane.
 struct DecodeTile {
   const uint8_t* body = nullptr;  // aligned to 16
-  uint8_t* values = nullptr;      // [n, d], rows row_stride bytes apart
+  uint8_t* values = nullptr;      // [n, d], rows row_stride bytes apart, or so within each page
   size_t row_stride = 0;
+  PageMap pages;
   const float* cos = nullptr;  // [n, pairs], where the head says the rotary embedding was undone
   const float* sin = nullptr;
   uint32_t head = 0;

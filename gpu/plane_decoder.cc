@@ -25,7 +25,14 @@ absl::StatusOr<std::unique_ptr<PlaneDecoder>> PlaneDecoder::Create(int device,
 
 PlaneDecoder::~PlaneDecoder() {
   (void)cudaSetDevice(device_);
-  for (const Slot& slot : slots_) (void)cudaEventSynchronize(slot.passed.get());
+  (void)AwaitAll();
+}
+
+absl::Status PlaneDecoder::AwaitAll() {
+  for (const Slot& slot : slots_) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(slot.passed.get()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PlaneDecoder::Allocate() {
@@ -36,7 +43,18 @@ absl::Status PlaneDecoder::Allocate() {
     if (plane.is_opaque()) continue;
     scratch = std::max(scratch, DecodePlanesScratchBytes(shapes_.back(), kMaxPlanes));
   }
-  KVSTOW_RETURN_IF_ERROR(scratch_.Reserve(scratch));
+  for (Lane& lane : lanes_) {
+    KVSTOW_RETURN_IF_ERROR(lane.scratch.Reserve(scratch));
+    auto stream = MakeStream();
+    if (!stream.ok()) return stream.status();
+    lane.stream = *std::move(stream);
+    auto reached = MakeEvent();
+    if (!reached.ok()) return reached.status();
+    lane.reached = *std::move(reached);
+  }
+  auto begun = MakeEvent();
+  if (!begun.ok()) return begun.status();
+  begun_ = *std::move(begun);
   auto rotary = DeviceRotary::Create(layout_, max_blocks_);
   if (!rotary.ok()) return rotary.status();
   rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
@@ -69,15 +87,37 @@ absl::StatusOr<const uint32_t*> PlaneDecoder::Decode(std::span<const Plane> plan
   auto slot = NextSlot();
   if (!slot.ok()) return slot.status();
   KVSTOW_RETURN_IF_ERROR(FillRotary(planes, *slot));
+  const absl::Status decoded = DecodeRuns(planes, *slot);
+  for (const Lane& lane : lanes_) KVSTOW_RETURN_IF_ERROR(Order(lane, stream_));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord((*slot)->passed.get(), stream_));
+  if (!decoded.ok()) return decoded;
+  return reinterpret_cast<const uint32_t*>((*slot)->damage.data());
+}
+
+absl::Status PlaneDecoder::Begin() {
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(begun_.get(), stream_));
+  for (const Lane& lane : lanes_) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(lane.stream.get(), begun_.get()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlaneDecoder::Order(const Lane& earlier, cudaStream_t later) {
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord(earlier.reached.get(), earlier.stream.get()));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamWaitEvent(later, earlier.reached.get()));
+  return absl::OkStatus();
+}
+
+absl::Status PlaneDecoder::DecodeRuns(std::span<const Plane> planes, Slot* slot) {
   for (size_t first = 0; first < planes.size();) {
     const PlaneShape& shape = shapes_[planes[first].plane];
     size_t end = first + 1;
     while (end < planes.size() && SameShape(shapes_[planes[end].plane], shape)) ++end;
-    KVSTOW_RETURN_IF_ERROR(DecodeRun(planes, first, end, *slot));
+    KVSTOW_RETURN_IF_ERROR(DecodeRun(planes, first, end, slot));
     first = end;
   }
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord((*slot)->passed.get(), stream_));
-  return reinterpret_cast<const uint32_t*>((*slot)->damage.data());
+  return absl::OkStatus();
 }
 
 absl::Status PlaneDecoder::FillRotary(std::span<const Plane> planes, Slot* slot) {
@@ -95,15 +135,20 @@ absl::Status PlaneDecoder::FillRotary(std::span<const Plane> planes, Slot* slot)
   }
   auto* positions = reinterpret_cast<uint64_t*>(slot->meta.data() + kMaxPlanes * kMetaBytes);
   for (const auto& [position, at] : block_at_) positions[at] = position;
+  const auto& [one, other] = lanes_;
+  KVSTOW_RETURN_IF_ERROR(Order(other, one.stream.get()));  // it may use the tables
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(positions_.data(), positions,
                                               block_at_.size() * sizeof(uint64_t),
-                                              cudaMemcpyHostToDevice, stream_));
-  return rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()), block_at_.size(),
-                       stream_);
+                                              cudaMemcpyHostToDevice, one.stream.get()));
+  KVSTOW_RETURN_IF_ERROR(rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()),
+                                       block_at_.size(), one.stream.get()));
+  return Order(one, other.stream.get());
 }
 
 absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first, size_t end,
                                      Slot* slot) {
+  const Lane& lane = lanes_[lane_];
+  lane_ = (lane_ + 1) % std::size(lanes_);
   // Read over the bus by the kernels: they are few bytes, and a copy of its own would come first.
   auto* stored = reinterpret_cast<ChecksumRange*>(slot->meta.data()) + first;
   auto* targets =
@@ -120,14 +165,15 @@ absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first
     to.values = reinterpret_cast<uint8_t*>(plane.values);
     to.head_stride = plane.head_stride;
     to.row_stride = plane.row_stride;
+    to.pages = plane.pages;
     to.cos = rotary_->Cos(plane.plane, block);
     to.sin = rotary_->Sin(plane.plane, block);
     to.crc32c = plane.crc32c;
   }
   return DecodePlanes(shapes_[planes[first].plane], stored, targets,
                       static_cast<uint32_t>(end - first), largest,
-                      reinterpret_cast<uint32_t*>(slot->damage.data()) + first, scratch_.data(),
-                      scratch_.size(), stream_);
+                      reinterpret_cast<uint32_t*>(slot->damage.data()) + first, lane.scratch.data(),
+                      lane.scratch.size(), lane.stream.get());
 }
 
 }  // namespace kvstow::gpu

@@ -1,7 +1,11 @@
 // Encoded planes in device memory to values in device memory, on the caller's stream: what a worker
 // that decodes its own KV needs of the codec.
 //
-// Not thread-safe. All calls on one stream; what it holds stays in use until the stream has passed.
+// Runs of planes take turns on two streams of its own: the small kernels and the last blocks of one
+// leave room that the next one fills. They go behind what was on the caller's stream at Begin, and
+// that stream waits for them.
+//
+// Not thread-safe.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -33,9 +37,10 @@ class PlaneDecoder {
     const std::byte* encoded = nullptr;  // aligned to 16, readable to the next multiple of 16
     size_t encoded_bytes = 0;
     uint32_t crc32c = 0;
-    // Element [h, t, c] goes c elements after values + h head_stride + t row_stride.
+    // Where element [h, t, c] goes: device_plane.h. The page table lies in device memory.
     std::byte* values = nullptr;
     size_t head_stride = 0, row_stride = 0;
+    PageMap pages;
   };
 
   // Borrows layout and stream. RESOURCE_EXHAUSTED when there is too little memory for the rotary
@@ -45,10 +50,14 @@ class PlaneDecoder {
                                                               cudaStream_t stream);
   ~PlaneDecoder();
 
+  // What is decoded from here on goes behind what is on the stream now.
+  absl::Status Begin();
   // Enqueues the decoding of all these, of no more blocks than max_blocks. A plane whose checksum
   // or table is wrong is not written. Returns flags in device memory, one a plane, 1 where that was
   // so; they stay until the third call from here.
   absl::StatusOr<const uint32_t*> Decode(std::span<const Plane> planes);
+  // Waits until nothing uses its memory, or the planes', any more.
+  absl::Status AwaitAll();
 
  private:
   struct Slot {
@@ -65,15 +74,27 @@ class PlaneDecoder {
   absl::Status FillRotary(std::span<const Plane> planes, Slot* slot);
   // Planes [first, end) are of one shape.
   absl::Status DecodeRun(std::span<const Plane> planes, size_t first, size_t end, Slot* slot);
+  absl::Status DecodeRuns(std::span<const Plane> planes, Slot* slot);
 
   const int device_;
   const PlaneLayout& layout_;
   const size_t max_blocks_;
+  struct Lane {
+    Stream stream;
+    Event reached;
+    DeviceBuffer scratch;
+  };
+  // `later` goes on where the lane, or the caller's stream, is now.
+  absl::Status Order(const Lane& earlier, cudaStream_t later);
+
   const cudaStream_t stream_;
+  Lane lanes_[2];
+  size_t lane_ = 0;  // of the next run
+  Event begun_;
   std::vector<PlaneShape> shapes_;  // of the layout's planes
   std::unique_ptr<DeviceRotary> rotary_;
   std::unordered_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
-  DeviceBuffer positions_, scratch_;
+  DeviceBuffer positions_;
   std::vector<Slot> slots_;
   size_t next_ = 0;
 };

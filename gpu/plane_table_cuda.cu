@@ -3,6 +3,7 @@
 #include "gpu/elements.cuh"
 #include "gpu/plane_kernels.h"
 #include "gpu/tile_body.cuh"
+#include "gpu/tile_rows.cuh"
 
 namespace kvstow::gpu {
 namespace {
@@ -131,6 +132,7 @@ __global__ void __launch_bounds__(kThreads)
       tile.body = range.bytes + table.at;
       tile.values = plane.values + head * plane.head_stride;
       tile.row_stride = plane.row_stride;
+      tile.pages = plane.pages;
       tile.cos = plane.cos;
       tile.sin = plane.sin;
       tile.head = table.packed;
@@ -145,19 +147,20 @@ __global__ void __launch_bounds__(kThreads)
   if (tile.skip != 0) return;
   const uint64_t first = uint64_t{blockIdx.y} * kThreads + threadIdx.x;
   const uint64_t step = uint64_t{gridDim.y} * kThreads;
+  const bool one_row = rows == 1 && tile.pages.table == nullptr;
   const bool aligned =
-      ((reinterpret_cast<uintptr_t>(tile.values) | row_bytes | (rows > 1 ? tile.row_stride : 0)) &
-       15) == 0;
+      row_bytes % 16 == 0 &&
+      (one_row ? reinterpret_cast<uintptr_t>(tile.values) % 16 == 0 : RowsAreAligned(tile, 16));
   if (aligned) {
     const uint32_t pieces = row_bytes / 16;
     for (uint64_t i = first; i < uint64_t{rows} * pieces; i += step) {
-      reinterpret_cast<uint4*>(tile.values + i / pieces * tile.row_stride)[i % pieces] =
+      reinterpret_cast<uint4*>(RowOf(tile, i / pieces))[i % pieces] =
           reinterpret_cast<const uint4*>(tile.body)[i];
     }
     return;
   }
   for (uint64_t i = first; i < uint64_t{rows} * row_bytes; i += step) {
-    tile.values[i / row_bytes * tile.row_stride + i % row_bytes] = tile.body[i];
+    RowOf(tile, i / row_bytes)[i % row_bytes] = tile.body[i];
   }
 }
 

@@ -1,6 +1,7 @@
 #include "gpu/restore_pipeline.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@
 namespace kvstow::gpu {
 namespace {
 
+constexpr size_t kFirstRotaryRecords = 512;
 constexpr size_t kPageBytes = 4096;  // of a tier: no piece is shorter, but for a record's last
 
 // Copies into the staging of one chunk, one behind the other.
@@ -85,6 +87,7 @@ class Pipeline final : public RestorePipeline {
   absl::Status Run();
   absl::Status AddAll();
   absl::Status AddChosen();
+  absl::Status HoldRotary(size_t records);
   absl::Status FillRotary();
   absl::Status AddPlane(size_t layer, size_t block, size_t plane, const PlaneTarget& target);
   absl::Status MakeRoom(size_t layer, size_t staged_bytes, size_t pieces);
@@ -108,6 +111,7 @@ class Pipeline final : public RestorePipeline {
   Stream copy_stream_, own_decode_streams_[kDecodeStreams];
   cudaStream_t decode_streams_[kDecodeStreams] = {};
   std::unique_ptr<DeviceRotary> rotary_;
+  size_t rotary_records_ = 0;  // that it has room for
   PinnedBuffer positions_up_;
   std::vector<uint64_t> filled_;  // positions whose tables are there
   DeviceBuffer positions_, scratch_[kDecodeStreams];
@@ -170,9 +174,7 @@ absl::Status Pipeline::Allocate() {
     own_decode_streams_[i] = *std::move(decode_stream);
     decode_streams_[i] = own_decode_streams_[i].get();
   }
-  auto rotary = DeviceRotary::Create(layout_, config_.max_records);
-  if (!rotary.ok()) return rotary.status();
-  rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
+  KVSTOW_RETURN_IF_ERROR(HoldRotary(kFirstRotaryRecords));
   KVSTOW_RETURN_IF_ERROR(positions_up_.Reserve(config_.max_records * sizeof(uint64_t)));
   KVSTOW_RETURN_IF_ERROR(positions_.Reserve(config_.max_records * sizeof(uint64_t)));
   auto filled = MakeEvent();
@@ -260,6 +262,21 @@ absl::Status Pipeline::AddChosen() {
   return Flush(false);
 }
 
+// Room for the tables of so many records; it grows, since few calls have as many as they may, and
+// takes 64 KiB a record. Nothing is under way.
+absl::Status Pipeline::HoldRotary(size_t records) {
+  if (records <= rotary_records_) return absl::OkStatus();
+  const size_t room = std::min(std::bit_ceil(records), config_.max_records);
+  rotary_ = nullptr;
+  rotary_records_ = 0;
+  filled_.clear();
+  auto rotary = DeviceRotary::Create(layout_, room);
+  if (!rotary.ok()) return rotary.status();
+  rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
+  rotary_records_ = room;
+  return absl::OkStatus();
+}
+
 // The tables of the call before serve again where the blocks are the same.
 absl::Status Pipeline::FillRotary() {
   std::vector<uint64_t> wanted;
@@ -267,6 +284,7 @@ absl::Status Pipeline::FillRotary() {
   for (const StoredRecord& record : request_->records) {
     wanted.push_back(record.index->header().first_position);
   }
+  KVSTOW_RETURN_IF_ERROR(HoldRotary(wanted.size()));
   if (wanted == filled_) return absl::OkStatus();
   filled_.clear();  // until it is known to have gone well
   auto* positions = reinterpret_cast<uint64_t*>(positions_up_.data());

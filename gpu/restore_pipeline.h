@@ -23,7 +23,7 @@ namespace kvstow::gpu {
 
 struct RestoreConfig {
   int device = 0;
-  // Of one call, at most: rotary tables for so many blocks stay on the device.
+  // Of one call, at most: rotary tables for the most that a call had stay on the device.
   size_t max_records = 1024;
   // What is copied and decoded at once, at most: encoded bytes that need staging, and tiles.
   size_t chunk_bytes = size_t{8} << 20;
@@ -74,7 +74,8 @@ struct RestoreRequest {
 // Not thread-safe.
 class RestorePipeline {
  public:
-  // Takes all device and pinned memory it will ever use. Borrows the layout. RESOURCE_EXHAUSTED
+  // Takes all device and pinned memory it will ever use, but for rotary tables of calls with more
+  // than some hundred records. Borrows the layout. RESOURCE_EXHAUSTED
   // when there is too little, INVALID_ARGUMENT for a config without room for a plane, UNAVAILABLE
   // without a device.
   static absl::StatusOr<std::unique_ptr<RestorePipeline>> Create(const PlaneLayout& layout,

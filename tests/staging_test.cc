@@ -138,8 +138,10 @@ TEST_F(StagingTest, PutAndGetThroughASlot) {
   const auto slot = memory.subspan(1 << 20);
   while (stream->Read(&response)) {
     EXPECT_FALSE(response.has_chunk()) << "bytes in the stream that fit the slot";
-    for (const v1::Segment& s : response.staged().segments()) {
-      EXPECT_LT(Nmse(block_[planes++], slot.subspan(s.staged_at(), s.length())), 0.1);
+    const v1::StagedPlanes& staged = response.staged();
+    for (int i = 0; i < staged.blocks_size(); ++i) {
+      EXPECT_LT(Nmse(block_[planes++], slot.subspan(staged.staged_at(i), staged.plane_bytes(i))),
+                0.1);
     }
   }
   EXPECT_TRUE(stream->Finish().ok());

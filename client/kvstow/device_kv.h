@@ -65,6 +65,8 @@ class DeviceKv {
   // the bytes, and no kernels of another process. Asked once a Get.
   virtual bool decodes() const { return false; }
 
+  // A Get begins: what its Scatters enqueue goes behind what is on the caller's stream now.
+  virtual absl::Status BeginGet() { return absl::OkStatus(); }
   // Enqueues the copying of all these on the caller's stream, and the decoding of encoded ones,
   // which must pass their checksum before anything of them is written. The engine's memory is
   // written by nothing else, and by nothing that is not enqueued when the Get returns.

@@ -69,17 +69,20 @@ class PlaneWriter {
     uint64_t first_position = 0;
     const std::byte* values = nullptr;   // device memory, aligned to 16: raw_bytes, C order
     PlaneSummary summary;                // out
-    const std::byte* encoded = nullptr;  // out: summary.bytes in host memory, until the next call
+    const std::byte* encoded = nullptr;  // out: summary.bytes in host memory, until the next End
   };
 
   virtual ~PlaneWriter() = default;
   // What a plane counts for in a call, and how much a call may have. One plane always fits.
   virtual size_t LoadOf(uint32_t plane) const = 0;
   virtual size_t max_load() const = 0;
-  // Copies all the values first, so that nobody can change them under way, and says so: they are
-  // not read any more when `taken` is called. Returns when all is encoded: INTERNAL when the device
-  // is lost, INVALID_ARGUMENT for more than max_load().
-  virtual absl::Status Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) = 0;
+  // Starts encoding, with the values copied first, so that nobody can change them under way: they
+  // are not read any more when this returns. INTERNAL when the device is lost, INVALID_ARGUMENT for
+  // more than max_load().
+  virtual absl::Status Begin(std::span<const Plane> planes) = 0;
+  // Returns when that is done, and fills in what became of the same planes. Each Begin that
+  // succeeds is followed by one.
+  virtual absl::Status End(std::span<Plane> planes) = 0;
 };
 
 class Device {
@@ -105,6 +108,9 @@ class Device {
 
   // Returns when all of them are done. Copies must not overlap.
   virtual absl::Status CopyAll(std::span<const Copy> copies) = 0;
+  // The same from device memory to pinned memory, for many small pieces: by one kernel instead of a
+  // copy each. Addresses and sizes are multiples of 16.
+  virtual absl::Status FetchAll(std::span<const Copy> copies) = 0;
 
   virtual DeviceUuid uuid() const = 0;
   // Zeros, a whole number of the device's large pages. RESOURCE_EXHAUSTED when there is not so

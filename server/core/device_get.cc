@@ -1,5 +1,6 @@
 // A Get whose staging lies on a device: in turns of many planes instead of plane by plane.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "codec/plane.h"
@@ -14,6 +15,8 @@ namespace {
 // theirs.
 constexpr size_t kFirstTurnBytes = size_t{128} << 20;
 constexpr size_t kMostTurnBytes = size_t{512} << 20;
+// Placed under one lock: whoever hands planes over needs it, too.
+constexpr size_t kPlanesAtOnce = 128;
 
 }  // namespace
 
@@ -100,23 +103,33 @@ void GetCall::FetchHeads() {
 }
 
 GetCall::Turn GetCall::NextTurn() {
+  absl::MutexLock lock(&turn_mu_);
   Turn turn;
+  for (size_t bytes = 0; AddToTurn(&bytes, &turn);) {
+  }
+  return turn;
+}
+
+bool GetCall::AddToTurn(size_t* bytes, Turn* turn) {
+  const auto slots = std::make_shared<std::array<Slot, kPlanesAtOnce>>();
   absl::MutexLock lock(&mu_);
   if (turn_bytes_ == 0) turn_bytes_ = kFirstTurnBytes;
-  size_t bytes = 0;
-  while (!cancelled_ && next_plane_ < planes_.size() && bytes < turn_bytes_) {
-    Job job = JobAtHand();
+  for (Slot& slot : *slots) {
+    if (cancelled_ || next_plane_ == planes_.size()) return false;
+    Job job = JobAtHand(std::shared_ptr<Slot>(slots, &slot));
     if (!PlaceOnDevice(job)) {
       lacks_room_ = true;
-      break;
+      return false;
     }
     GoOn();
-    bytes += space_->layout().planes()[job.plane].raw_bytes;
+    *bytes += space_->layout().planes()[job.plane].raw_bytes;
     window_.push_back(job.slot);
-    turn.push_back(std::move(job));
+    turn->push_back(std::move(job));
+    if (*bytes < turn_bytes_) continue;
+    turn_bytes_ = std::min(2 * turn_bytes_, kMostTurnBytes);
+    return false;
   }
-  if (bytes >= turn_bytes_) turn_bytes_ = std::min(2 * turn_bytes_, kMostTurnBytes);
-  return turn;
+  return true;
 }
 
 // False when there is no room now. What gets no piece, being too large or of a damaged record, is

@@ -1,6 +1,9 @@
 // A Put whose staging lies on a device: in turns of many planes instead of plane by plane.
 #include <algorithm>
+#include <deque>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/core/put_call.h"
@@ -9,8 +12,11 @@
 namespace kvstow {
 namespace {
 
-// Raw bytes of a turn, about: enough to fill a device.
-constexpr size_t kTurnBytes = size_t{32} << 20;
+// Raw bytes of a batch, about: enough to fill a device.
+constexpr size_t kBatchBytes = size_t{64} << 20;
+// Of one turn, before others have theirs. What one leaves to do on the host is done while the next
+// one is encoded.
+constexpr size_t kBatchesOfTurn = 4;
 
 }  // namespace
 
@@ -44,6 +50,7 @@ absl::Status PutCall::AddOnDevice(std::span<const PlaneSegment> segments) {
     {
       absl::MutexLock lock(&mu_);
       waiting_.push_back({segments_staged_++, next_plane_, next_block_, s.staged_at});
+      waiting_bytes_ += s.length;
       ++encoding_;
     }
     received_bytes_ += s.length;
@@ -53,15 +60,39 @@ absl::Status PutCall::AddOnDevice(std::span<const PlaneSegment> segments) {
   return absl::OkStatus();
 }
 
+// The planes of one turn, in the order of their encoding, and where each stands with the writer.
+class PutCall::Turn {
+ public:
+  size_t size() const { return staged_.size(); }
+  const StagedPlane& operator[](size_t i) const { return staged_[i]; }
+
+  void Add(const StagedPlane& staged) { staged_.push_back(staged); }
+  // What was added since the last call. Stays where it is.
+  std::span<DeviceWrites::Plane> TakeNew(absl::FunctionRef<DeviceWrites::Plane(size_t)> describe) {
+    std::vector<DeviceWrites::Plane> planes;
+    for (; described_ < size(); ++described_) planes.push_back(describe(described_));
+    ++batches_;
+    return planes_.emplace_back(std::move(planes));
+  }
+  size_t batches() const { return batches_; }
+
+ private:
+  std::deque<StagedPlane> staged_;
+  std::deque<std::vector<DeviceWrites::Plane>> planes_;  // by batch
+  size_t described_ = 0, batches_ = 0;
+};
+
+// As many as whole batches wait; one for less only where none is there that will take it.
 void PutCall::PrepareTurns() {
   size_t more = 0;
   {
     absl::MutexLock lock(&mu_);
-    const size_t turns = (unread_bytes_ + kTurnBytes - 1) / kTurnBytes;
-    const size_t useful = waiting_.empty() ? 0 : std::max<size_t>(turns, 1);
-    more = std::min(useful, context_.device_writes->lanes());
-    more -= std::min(more, turns_);
+    const size_t least = turns_ == 0 && !waiting_.empty() ? 1 : 0;
+    const size_t useful = std::max(waiting_bytes_ / kBatchBytes, least);
+    more = useful - std::min(useful, turns_coming_);
+    more = std::min(more, context_.device_writes->lanes() - turns_);
     turns_ += more;
+    turns_coming_ += more;
   }
   for (; more > 0; --more) {
     phases_.Enter(CallPhase::kQueue);
@@ -73,9 +104,14 @@ void PutCall::PrepareTurns() {
 }
 
 void PutCall::RunTurn() {
-  const std::vector<StagedPlane> turn = NextTurn();
+  {
+    absl::MutexLock lock(&mu_);
+    --turns_coming_;
+  }
+  Turn turn;
+  NextBatch(&turn);
   absl::Status status;
-  if (!turn.empty() && !unwanted_.load(std::memory_order_relaxed)) status = EncodeTurn(turn);
+  if (turn.size() > 0 && !unwanted_.load(std::memory_order_relaxed)) status = EncodeTurn(&turn);
   {
     absl::MutexLock lock(&mu_);
     --turns_;
@@ -84,40 +120,47 @@ void PutCall::RunTurn() {
   }
   // As another turn, so that what other Puts scheduled meanwhile goes between.
   PrepareTurns();
-  if (!turn.empty()) OnPlanesDone(turn.size());
+  if (turn.size() > 0) OnPlanesDone(turn.size());
 }
 
-std::vector<PutCall::StagedPlane> PutCall::NextTurn() {
-  std::vector<StagedPlane> turn;
+void PutCall::NextBatch(Turn* turn) {
   absl::MutexLock lock(&mu_);
-  for (size_t bytes = 0; !waiting_.empty() && bytes < kTurnBytes; waiting_.pop_front()) {
-    bytes += plane(waiting_.front().plane).raw_bytes;
-    turn.push_back(waiting_.front());
+  for (size_t bytes = 0; !waiting_.empty() && bytes < kBatchBytes; waiting_.pop_front()) {
+    const size_t raw = plane(waiting_.front().plane).raw_bytes;
+    bytes += raw;
+    waiting_bytes_ -= raw;
+    turn->Add(waiting_.front());
   }
-  return turn;
 }
 
-absl::Status PutCall::EncodeTurn(std::span<const StagedPlane> turn) {
-  std::vector<DeviceWrites::Plane> planes(turn.size());
+absl::Status PutCall::EncodeTurn(Turn* turn) {
   uint64_t bytes = 0;
-  for (size_t i = 0; i < turn.size(); ++i) {
-    planes[i].plane = static_cast<uint32_t>(turn[i].plane);
-    planes[i].first_position = intents_[wanted_[turn[i].block].index].first_position;
-    planes[i].values = slot_.bytes.data() + turn[i].staged_at;
-    bytes += plane(turn[i].plane).raw_bytes;
-  }
+  const auto describe = [&](size_t i) {
+    const StagedPlane& staged = (*turn)[i];
+    DeviceWrites::Plane out;
+    out.plane = static_cast<uint32_t>(staged.plane);
+    out.first_position = intents_[wanted_[staged.block].index].first_position;
+    out.values = slot_.bytes.data() + staged.staged_at;
+    bytes += plane(staged.plane).raw_bytes;
+    return out;
+  };
+  const auto next = [&] {
+    const bool goes_on =
+        turn->batches() < kBatchesOfTurn && !unwanted_.load(std::memory_order_relaxed);
+    if (turn->batches() > 0 && goes_on) NextBatch(turn);
+    return turn->TakeNew(describe);
+  };
+  size_t taken = 0, kept = 0;
   const absl::Time begin = context_.clock.Now();
   const CallPhases::Scope codec(&phases_, CallPhase::kCodec);
-  size_t taken = 0;
   const absl::Status status = context_.device_writes->Write(
-      space_, planes,
+      space_, next,
       [&](size_t some) {
-        NoteTaken(turn.subspan(taken, some));
+        NoteTaken(*turn, taken, some);
         taken += some;
       },
       [&](std::span<const DeviceWrites::Plane> encoded) {
-        const StagedPlane* staged = turn.data() + (encoded.data() - planes.data());
-        for (const DeviceWrites::Plane& one : encoded) Keep(*staged++, one);
+        for (const DeviceWrites::Plane& one : encoded) Keep((*turn)[kept++], one);
       });
   if (status.ok()) {
     context_.stats.OnCodec(CodecDirection::kEncode, "cuda", bytes, context_.clock.Now() - begin);
@@ -125,11 +168,12 @@ absl::Status PutCall::EncodeTurn(std::span<const StagedPlane> turn) {
   return status;
 }
 
-void PutCall::NoteTaken(std::span<const StagedPlane> planes) {
+void PutCall::NoteTaken(const Turn& turn, size_t first, size_t count) {
   uint64_t segments = 0;
   {
     absl::MutexLock lock(&mu_);
-    for (const StagedPlane& staged : planes) {
+    for (size_t i = first; i < first + count; ++i) {
+      const StagedPlane& staged = turn[i];
       unread_bytes_ -= plane(staged.plane).raw_bytes;
       const auto at = static_cast<size_t>(staged.number - segments_read_);
       if (read_.size() <= at) read_.resize(at + 1);

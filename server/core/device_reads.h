@@ -27,7 +27,8 @@ class DeviceReads {
     std::byte* to = nullptr;  // device memory, aligned to 16
     bool damaged = false;     // out; of decoded ones
   };
-  // Of device memory, to the host.
+  // Of device memory, to the host. Begins at a multiple of 16, and is readable to the next one
+  // behind its end.
   struct Fetched {
     std::byte* to = nullptr;
     const std::byte* from = nullptr;

@@ -33,12 +33,14 @@ class DeviceWrites {
   virtual void Schedule(absl::AnyInvocable<void()> turn) = 0;
   virtual size_t lanes() const = 0;
 
-  // Within a turn: encodes the planes, some at a time, in their order. Of some, `taken` is called
-  // with how many they are, once their values have been copied and are not read any more; later
-  // `encoded` with them, whose bytes are gone when it returns. INTERNAL when the device is lost,
-  // RESOURCE_EXHAUSTED when it has no memory for this.
+  // Within a turn: encodes the planes that `next` gives, until it gives none, some at a time and in
+  // their order. Of some, `taken` is called with how many they are, once their values have been
+  // copied and are not read any more; later `encoded` with them, whose bytes are gone when it
+  // returns, while the device encodes those behind them. Planes stay where they are until Write
+  // returns. INTERNAL when the device is lost, RESOURCE_EXHAUSTED when it has no memory for this.
   virtual absl::Status Write(const std::shared_ptr<const SpaceContext>& space,
-                             std::span<Plane> planes, absl::FunctionRef<void(size_t)> taken,
+                             absl::FunctionRef<std::span<Plane>()> next,
+                             absl::FunctionRef<void(size_t)> taken,
                              absl::FunctionRef<void(std::span<const Plane>)> encoded) = 0;
 };
 

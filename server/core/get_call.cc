@@ -206,7 +206,7 @@ std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
 std::optional<GetCall::Job> GetCall::NextJobLocked() {
   if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return std::nullopt;
   if (window_bytes_ >= kWindowBytes && !window_.empty()) return std::nullopt;
-  Job job = JobAtHand();
+  Job job = JobAtHand(std::make_shared<Slot>());
   Slot& slot = *job.slot;
   const size_t bytes = PlacedBytes(job);
   if (!Place(bytes, slot)) return std::nullopt;
@@ -217,8 +217,8 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
   return job;
 }
 
-GetCall::Job GetCall::JobAtHand() const {
-  Job job{std::make_shared<Slot>(), next_block_, planes_[next_plane_]};
+GetCall::Job GetCall::JobAtHand(std::shared_ptr<Slot> at) const {
+  Job job{std::move(at), next_block_, planes_[next_plane_]};
   Slot& slot = *job.slot;
   const PlaneSpec& spec = space_->layout().planes()[job.plane];
   slot.held = job.held;

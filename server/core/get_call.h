@@ -164,7 +164,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The plane that is next, without a place; and on to the one after it.
-  Job JobAtHand() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Job JobAtHand(std::shared_ptr<Slot> slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
   // them; false when there is no room now.
@@ -209,7 +209,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void Locate();
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
-  Turn NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
+  Turn NextTurn() ABSL_LOCKS_EXCLUDED(turn_mu_, mu_);
+  // Some of them, of which there are `bytes` by now; false when the turn is complete.
+  bool AddToTurn(size_t* bytes, Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
   bool PlaceOnDevice(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool PlaceEncoded(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool PairsFit(size_t plane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -231,7 +233,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::once_flag all_located_;        // with staging on a device
   std::vector<StoredRecord> stored_;  // intact ones of held_, once all are located
 
-  absl::Mutex mu_;
+  absl::Mutex turn_mu_;  // held while a turn is made, so that turns do not mix
+
+  absl::Mutex mu_ ABSL_ACQUIRED_AFTER(turn_mu_);
   // The next plane to prepare.
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;

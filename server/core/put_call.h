@@ -188,9 +188,10 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   absl::Status AddOnDevice(std::span<const PlaneSegment> segments);
   void PrepareTurns() ABSL_LOCKS_EXCLUDED(mu_);
   void RunTurn() ABSL_LOCKS_EXCLUDED(mu_);
-  std::vector<StagedPlane> NextTurn() ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status EncodeTurn(std::span<const StagedPlane> turn) ABSL_LOCKS_EXCLUDED(mu_);
-  void NoteTaken(std::span<const StagedPlane> planes) ABSL_LOCKS_EXCLUDED(mu_);
+  class Turn;
+  void NextBatch(Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status EncodeTurn(Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
+  void NoteTaken(const Turn& turn, size_t first, size_t count) ABSL_LOCKS_EXCLUDED(mu_);
   void Keep(const StagedPlane& staged, const DeviceWrites::Plane& plane) ABSL_LOCKS_EXCLUDED(mu_);
 
   CallContext& context_;
@@ -231,7 +232,9 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   Consumed on_consumed_;
   // Of a slot on a device.
   std::deque<StagedPlane> waiting_ ABSL_GUARDED_BY(mu_);  // for a turn
-  size_t turns_ ABSL_GUARDED_BY(mu_) = 0;                 // scheduled or running
+  size_t waiting_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t turns_ ABSL_GUARDED_BY(mu_) = 0;         // scheduled or running
+  size_t turns_coming_ ABSL_GUARDED_BY(mu_) = 0;  // of them those that do not run yet
   size_t unread_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t segments_staged_ = 0;                     // the transport's thread only
   uint64_t segments_read_ ABSL_GUARDED_BY(mu_) = 0;  // from the first on, without a gap

@@ -129,7 +129,7 @@ class GetReactor final
       }
       if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
           (staged_room_ > 0 && staged_room_ >= told_when_written_) ||
-          staged_.segments_size() == kMaxSegments) {
+          staged_.blocks_size() == kMaxSegments) {
         return WriteCollected();
       }
       if (news_) {
@@ -144,7 +144,7 @@ class GetReactor final
         plane_ = std::move(ready_.front());
         plane_offset_ = 0;
         ready_.pop_front();
-      } else if (on_device_ && staged_.segments_size() > 0) {
+      } else if (on_device_ && staged_.blocks_size() > 0) {
         return WriteCollected();  // a turn's planes: the next turn's may be long in coming
       } else {
         more = Ask() && Take(std::move(answer_));
@@ -155,7 +155,7 @@ class GetReactor final
   // Whether what was collected must be written before this plane: staged planes and chunks keep
   // their order, and a layer does not wait for the next one.
   bool MustGoFirst(const PlaneDelivery& plane) const {
-    const bool staged = staged_.segments_size() > 0;
+    const bool staged = staged_.blocks_size() > 0;
     if (chunk_.empty() && !staged) return false;
     return staged != plane.staged_at.has_value() || layer_ != plane.layer;
   }
@@ -203,8 +203,7 @@ class GetReactor final
                          plane_->block,
                          static_cast<uint32_t>(offset),
                          static_cast<uint32_t>(length),
-                         static_cast<uint32_t>(plane_->bytes.size()),
-                         plane_->staged_at.value_or(0)};
+                         static_cast<uint32_t>(plane_->bytes.size())};
     if (offset == 0 && plane_->crc32c) segment.declared.emplace().crc32c = *plane_->crc32c;
     return segment;
   }
@@ -214,7 +213,12 @@ class GetReactor final
   void AddPlane() {
     layer_ = plane_->layer;
     if (plane_->staged_at) {
-      ToProto(SegmentOf(0, plane_->bytes.size()), staged_.add_segments());
+      staged_.set_layer(plane_->layer);
+      staged_.add_kinds(ToProto(plane_->plane_kind));
+      staged_.add_blocks(plane_->block);
+      staged_.add_staged_at(*plane_->staged_at);
+      staged_.add_plane_bytes(static_cast<uint32_t>(plane_->bytes.size()));
+      if (plane_->crc32c) staged_.add_crc32c(*plane_->crc32c);
       staged_bytes_ += plane_->bytes.size();
       staged_room_ += SlotRing::Rounded(plane_->bytes.size());
       plane_.reset();
@@ -239,21 +243,18 @@ class GetReactor final
     damage->set_layer(delivery.layer);
     damage->set_kind(ToProto(delivery.plane_kind));
     news_ = Serialize(response);
-    if (chunk_.empty() && staged_.segments_size() == 0) return true;
+    if (chunk_.empty() && staged_.blocks_size() == 0) return true;
     WriteCollected();  // what came before it first
     return false;
   }
 
   grpc::ByteBuffer Collected() const {
-    if (!chunk_.empty()) return ChunkResponse(chunk_);
-    v1::GetResponse response;
-    *response.mutable_staged() = staged_;
-    return Serialize(response);
+    return chunk_.empty() ? Serialize(staged_response_) : ChunkResponse(chunk_);
   }
 
   // The chunk, or the staged planes, or the end.
   void WriteCollected() {
-    const bool empty = chunk_.empty() && staged_.segments_size() == 0;
+    const bool empty = chunk_.empty() && staged_.blocks_size() == 0;
     grpc::ByteBuffer message;
     if (!empty) message = Collected();
     sent_bytes_.fetch_add(chunk_bytes_ + staged_bytes_, std::memory_order_relaxed);
@@ -321,7 +322,8 @@ class GetReactor final
   size_t plane_offset_ = 0;
   std::vector<OutgoingPiece> chunk_;
   size_t chunk_bytes_ = 0;
-  v1::StagedChunk staged_;
+  v1::GetResponse staged_response_;
+  v1::StagedPlanes& staged_ = *staged_response_.mutable_staged();
   size_t staged_bytes_ = 0;
   size_t staged_room_ = 0;  // what they take in the slot
   std::optional<grpc::ByteBuffer> news_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codec/scratch.h"
+#include "codec/tile.h"
 #include "server/core/get_call.h"
 
 namespace kvstow {
@@ -58,23 +59,25 @@ absl::Status DeviceReadLanes::Read(const std::shared_ptr<const SpaceContext>& sp
 
 absl::Status DeviceReadLanes::Fetch(std::span<const Fetched> pieces) {
   size_t bytes = 0;
-  for (const Fetched& piece : pieces) bytes += piece.bytes;
-  absl::MutexLock lock(&bounce_mu_);
-  const bool bounced = bytes <= bounce_.size();
+  for (const Fetched& piece : pieces) bytes += RoundUpToTile(piece.bytes);
   std::vector<gpu::Copy> copies;
   copies.reserve(pieces.size());
-  size_t at = 0;
-  for (const Fetched& piece : pieces) {
-    copies.push_back({bounced ? bounce_.data() + at : piece.to, piece.from, piece.bytes});
-    at += piece.bytes;
+  absl::MutexLock lock(&bounce_mu_);
+  if (bytes > bounce_.size()) {
+    for (const Fetched& piece : pieces) copies.push_back({piece.to, piece.from, piece.bytes});
+    return device_.CopyAll(copies);
   }
-  const absl::Status status = device_.CopyAll(copies);
-  if (!status.ok() || !bounced) return status;
-  for (size_t i = 0; i < pieces.size(); ++i) {
+  std::byte* to = bounce_.data();
+  for (const Fetched& piece : pieces) {
+    copies.push_back({to, piece.from, RoundUpToTile(piece.bytes)});
+    to += copies.back().bytes;
+  }
+  const absl::Status status = device_.FetchAll(copies);
+  for (size_t i = 0; status.ok() && i < pieces.size(); ++i) {
     std::memcpy(pieces[i].to, copies[i].to, pieces[i].bytes);
   }
   Overwrite(bounce_.first(bytes));
-  return absl::OkStatus();
+  return status;
 }
 
 }  // namespace kvstow

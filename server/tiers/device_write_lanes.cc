@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
+#include "server/core/status_macros.h"
 
 namespace kvstow {
 namespace {
@@ -19,20 +20,14 @@ size_t Fitting(const gpu::PlaneWriter& writer, std::span<const DeviceWrites::Pla
   return planes.size();
 }
 
-absl::Status WriteSome(gpu::PlaneWriter& writer, std::span<DeviceWrites::Plane> planes,
-                       absl::FunctionRef<void(size_t)> taken) {
+std::vector<gpu::PlaneWriter::Plane> Wanted(std::span<const DeviceWrites::Plane> planes) {
   std::vector<gpu::PlaneWriter::Plane> wanted(planes.size());
   for (size_t i = 0; i < planes.size(); ++i) {
     wanted[i].plane = planes[i].plane;
     wanted[i].first_position = planes[i].first_position;
     wanted[i].values = planes[i].values;
   }
-  const absl::Status status = writer.Write(wanted, [&] { taken(wanted.size()); });
-  for (size_t i = 0; i < planes.size(); ++i) {
-    planes[i].summary = wanted[i].summary;
-    planes[i].encoded = wanted[i].encoded;
-  }
-  return status;
+  return wanted;
 }
 
 }  // namespace
@@ -52,16 +47,28 @@ absl::StatusOr<std::unique_ptr<gpu::PlaneWriter>> DeviceWriteLanes::Make(
 }
 
 absl::Status DeviceWriteLanes::Write(const std::shared_ptr<const SpaceContext>& space,
-                                     std::span<Plane> planes, absl::FunctionRef<void(size_t)> taken,
+                                     absl::FunctionRef<std::span<Plane>()> next,
+                                     absl::FunctionRef<void(size_t)> taken,
                                      absl::FunctionRef<void(std::span<const Plane>)> encoded) {
   const auto make = [this](const PlaneLayout& layout) { return Make(layout); };
   return writers_.With(space, make, [&](gpu::PlaneWriter& writer) -> absl::Status {
-    while (!planes.empty()) {
-      const auto some = planes.first(Fitting(writer, planes));
-      if (absl::Status s = WriteSome(writer, some, taken); !s.ok()) return s;
-      encoded(some);
-      planes = planes.subspan(some.size());
+    std::span<Plane> done;  // and not handed on yet
+    for (std::span<Plane> left = next(); !left.empty();) {
+      const auto some = left.first(Fitting(writer, left));
+      std::vector<gpu::PlaneWriter::Plane> wanted = Wanted(some);
+      KVSTOW_RETURN_IF_ERROR(writer.Begin(wanted));
+      taken(some.size());
+      if (!done.empty()) encoded(done);
+      KVSTOW_RETURN_IF_ERROR(writer.End(wanted));
+      for (size_t i = 0; i < some.size(); ++i) {
+        some[i].summary = wanted[i].summary;
+        some[i].encoded = wanted[i].encoded;
+      }
+      done = some;
+      left = left.subspan(some.size());
+      if (left.empty()) left = next();
     }
+    if (!done.empty()) encoded(done);
     return absl::OkStatus();
   });
 }

@@ -21,7 +21,7 @@ class DeviceWriteLanes final : public DeviceWrites {
   static constexpr size_t kLanes = 4;
   // Raw bytes encoded at a time. A writer takes 15 to 20 times as much device memory; where there
   // is too little it is made for half, and so on.
-  static constexpr size_t kBatchBytes = size_t{32} << 20;
+  static constexpr size_t kBatchBytes = size_t{64} << 20;
   static constexpr size_t kLeastBatchBytes = size_t{1} << 20;
 
   // Whose planes are encoded at a time, at most: rotary tables take 64 KiB each.
@@ -32,7 +32,8 @@ class DeviceWriteLanes final : public DeviceWrites {
 
   void Schedule(absl::AnyInvocable<void()> turn) override { lanes_.Schedule(std::move(turn)); }
   size_t lanes() const override { return kLanes; }
-  absl::Status Write(const std::shared_ptr<const SpaceContext>& space, std::span<Plane> planes,
+  absl::Status Write(const std::shared_ptr<const SpaceContext>& space,
+                     absl::FunctionRef<std::span<Plane>()> next,
                      absl::FunctionRef<void(size_t)> taken,
                      absl::FunctionRef<void(std::span<const Plane>)> encoded) override;
 

@@ -54,6 +54,7 @@ class FakeDevice : public Device {
     for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     return absl::OkStatus();
   }
+  absl::Status FetchAll(std::span<const Copy> copies) override { return CopyAll(copies); }
   DeviceUuid uuid() const override { return {'f', 'a', 'k', 'e'}; }
   // A memfd, which a worker of the same kind maps.
   absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override {
@@ -176,16 +177,18 @@ class FakeDevice : public Device {
     }
     size_t LoadOf(uint32_t plane) const override { return layout_.planes()[plane].raw_bytes; }
     size_t max_load() const override { return max_load_; }
-    absl::Status Write(std::span<Plane> planes, absl::FunctionRef<void()> taken) override {
+    absl::Status Begin(std::span<const Plane> planes) override {
       if (auto s = device_.Check(); !s.ok()) return s;
-      std::vector<std::vector<std::byte>> values;
+      values_.clear();
       for (const Plane& plane : planes) {
-        values.emplace_back(plane.values, plane.values + layout_.planes()[plane.plane].raw_bytes);
+        values_.emplace_back(plane.values, plane.values + layout_.planes()[plane.plane].raw_bytes);
       }
-      taken();
+      return absl::OkStatus();
+    }
+    absl::Status End(std::span<Plane> planes) override {
       encoded_.clear();
       for (size_t i = 0; i < planes.size(); ++i) {
-        if (auto s = EncodeOne(values[i], &planes[i]); !s.ok()) return s;
+        if (auto s = EncodeOne(values_[i], &planes[i]); !s.ok()) return s;
       }
       return absl::OkStatus();
     }
@@ -209,6 +212,7 @@ class FakeDevice : public Device {
     FakeDevice& device_;
     const PlaneLayout& layout_;
     size_t max_load_;
+    std::vector<std::vector<std::byte>> values_;
     std::vector<Scratch<std::byte>> encoded_;
   };
 
