@@ -17,7 +17,8 @@ StagedWriter::StagedWriter(std::span<std::byte> slot, size_t max_chunk_bytes, Se
     : slot_(slot),
       send_(send),
       chunks_(max_chunk_bytes, std::move(send)),
-      room_(slot.size(), std::move(await)) {}
+      room_(slot.size(), std::move(await)),
+      pace_(TellingPace::OnHost(slot.size())) {}
 
 bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
                           const v1::PlaneDeclaration* declared) {
@@ -46,8 +47,8 @@ bool StagedWriter::Stage(const PlaneSpec& plane, uint32_t block, size_t bytes,
   if (declared != nullptr) *segment->mutable_declared() = *declared;
   message_bytes_ += bytes;
   message_room_ += SlotRing::Rounded(bytes);
-  const bool full = message_room_ >= room_.told_when_written() ||
-                    message_.staged().segments_size() == kMaxSegments;
+  const bool full =
+      pace_.worth_telling(message_room_) || message_.staged().segments_size() == kMaxSegments;
   return !full || Flush();
 }
 
@@ -56,6 +57,7 @@ bool StagedWriter::Flush() {
   const bool sent = send_(Serialize(message_));
   staged_bytes_ += message_bytes_;
   message_bytes_ = message_room_ = 0;
+  pace_.Told();
   message_.Clear();
   return sent;
 }

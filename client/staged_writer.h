@@ -10,6 +10,7 @@
 #include "client/chunk_writer.h"
 #include "client/staged_room.h"
 #include "kvstow/v1/kvstow.pb.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow::client {
 
@@ -39,6 +40,7 @@ class StagedWriter : public PlaneWriter {
   v1::PutRequest message_;
   size_t message_bytes_ = 0;
   size_t message_room_ = 0;  // what they take in the slot
+  TellingPace pace_;
   uint64_t staged_bytes_ = 0;
 };
 
