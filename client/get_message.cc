@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "staging/slot_ring.h"
+#include "staging/streaming_copy.h"
 
 namespace kvstow::client {
 namespace {
@@ -88,7 +89,13 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
       if (segment.staged_at() > slot.size() || length > slot.size() - segment.staged_at()) {
         return false;
       }
-      if (to != nullptr) std::memcpy(to, slot.data() + segment.staged_at(), length);
+      if (to == nullptr) return true;
+      const auto staged = slot.subspan(segment.staged_at(), length);
+      if (assembly->encoded()) {
+        std::memcpy(to, staged.data(), length);  // read again at once, by the decoder
+      } else {
+        StreamingCopy(staged, {to, length});
+      }
       return true;
     };
     // Only looked at once `read` has found it in the slot.
