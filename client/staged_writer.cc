@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "client/serialize.h"
+#include "staging/streaming_copy.h"
 
 namespace kvstow::client {
 namespace {
@@ -12,9 +13,10 @@ constexpr int kMaxSegments = 1024;
 
 }  // namespace
 
-StagedWriter::StagedWriter(std::span<std::byte> slot, size_t max_chunk_bytes, Send send,
-                           AwaitConsumed await)
+StagedWriter::StagedWriter(std::span<std::byte> slot, SlotReader reader, size_t max_chunk_bytes,
+                           Send send, AwaitConsumed await)
     : slot_(slot),
+      reader_(reader),
       send_(send),
       chunks_(max_chunk_bytes, std::move(send)),
       room_(slot.size(), std::move(await)),
@@ -25,8 +27,12 @@ bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<cons
   if (!room_.fits(bytes.size())) {
     return Flush() && chunks_.Append(plane, block, bytes, declared) && chunks_.Flush();
   }
-  return Stage(plane, block, bytes.size(), declared, [bytes](std::span<std::byte> to) {
-    std::memcpy(to.data(), bytes.data(), bytes.size());
+  return Stage(plane, block, bytes.size(), declared, [&](std::span<std::byte> to) {
+    if (reader_ == SlotReader::kEncodes && declared == nullptr) {
+      StreamingCopy(bytes, to);
+    } else {
+      std::memcpy(to.data(), bytes.data(), bytes.size());
+    }
     return true;
   });
 }

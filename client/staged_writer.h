@@ -14,13 +14,20 @@
 
 namespace kvstow::client {
 
+// What the daemon does with the planes.
+enum class SlotReader {
+  kStores,   // copies them to where they stay: the faster if it finds them in the cache
+  kEncodes,  // which takes far longer than any copy: better that the worker keeps its cache
+};
+
 class StagedWriter : public PlaneWriter {
  public:
   using Send = ChunkWriter::Send;
   using AwaitConsumed = StagedRoom::AwaitConsumed;
 
   // `slot` outlives the writer, and until the call has ended it is the daemon's to read.
-  StagedWriter(std::span<std::byte> slot, size_t max_chunk_bytes, Send send, AwaitConsumed await);
+  StagedWriter(std::span<std::byte> slot, SlotReader reader, size_t max_chunk_bytes, Send send,
+               AwaitConsumed await);
 
   bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
               const v1::PlaneDeclaration* declared = nullptr) override;
@@ -34,6 +41,7 @@ class StagedWriter : public PlaneWriter {
              const v1::PlaneDeclaration* declared, FillPlane fill);
 
   const std::span<std::byte> slot_;
+  const SlotReader reader_;
   const Send send_;
   ChunkWriter chunks_;
   StagedRoom room_;
