@@ -122,6 +122,7 @@ absl::Status DaemonLink::Call(Work work, const Deadline& deadline,
   switch (outcome.verdict) {
     case Outcome::Verdict::kFailed:
       permit.Failure();
+      sessions_.Look();
       return Fail(std::move(outcome.status));
     case Outcome::Verdict::kAlive:
       permit.Success();

@@ -25,7 +25,8 @@ DeviceWriter::DeviceWriter(std::span<std::byte> slot, size_t max_chunk_bytes,
       terms_(*terms),
       send_(send),
       chunks_(max_chunk_bytes, std::move(send)),
-      room_(slot.size(), std::move(await)) {}
+      room_(slot.size(), std::move(await)),
+      pace_(TellingPace::OnDevice(slot.size())) {}
 
 bool DeviceWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
                           const v1::PlaneDeclaration* declared) {
@@ -41,7 +42,7 @@ bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) 
                       slot_.data() + *offset});
   batch_.bytes += plane.raw_bytes;
   batch_.room += SlotRing::Rounded(plane.raw_bytes);
-  const bool full = batch_.room >= room_.told_when_written() || leaving_.size() == kMaxSegments;
+  const bool full = pace_.worth_telling(batch_.room) || leaving_.size() == kMaxSegments;
   return !full || (Launch() && SendAllBut(kFlyingBatches));
 }
 

@@ -57,6 +57,7 @@ class DeviceWriter : public PlaneWriter {
   const ChunkWriter::Send send_;
   ChunkWriter chunks_;
   StagedRoom room_;
+  const TellingPace pace_;
   Batch batch_;                        // at hand
   std::vector<LeavingPlane> leaving_;  // its planes
   std::deque<Batch> flying_;           // on the engine's stream

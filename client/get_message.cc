@@ -118,7 +118,12 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
     if (planes.crc32c_size() > 0) segment.mutable_declared()->set_crc32c(planes.crc32c(i));
     const auto read = [&](std::byte* to, size_t length) {
       if (at > slot.size() || length > slot.size() - at) return false;
-      if (to != nullptr) std::memcpy(to, slot.data() + at, length);
+      if (to == nullptr) return true;
+      if (assembly->encoded()) {
+        std::memcpy(to, slot.data() + at, length);  // read again at once, by the decoder
+      } else {
+        StreamingCopy(to, slot.data() + at, length);
+      }
       return true;
     };
     // Only looked at once `read` has found it in the slot.

@@ -193,7 +193,10 @@ class PutCall {
       return std::make_unique<DeviceWriter>(slot_->bytes(), max_chunk_bytes, &layout_,
                                             request_.device.get(), &terms_, send, await);
     }
-    return std::make_unique<StagedWriter>(slot_->bytes(), max_chunk_bytes, send, await);
+    const bool raw = layout_.spec().codec.codec == CodecId::kRaw;
+    return std::make_unique<StagedWriter>(slot_->bytes(),
+                                          raw ? SlotReader::kStores : SlotReader::kEncodes,
+                                          max_chunk_bytes, send, await);
   }
 
   std::optional<uint64_t> ReadConsumed() {

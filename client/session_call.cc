@@ -13,6 +13,8 @@ constexpr char kVersion[] = KVSTOW_VERSION;
 
 gpr_timespec After(absl::Duration timeout) {
   if (timeout == absl::InfiniteDuration()) return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+  // Until now gRPC would sleep a millisecond, it rounds up.
+  if (timeout <= absl::ZeroDuration()) return gpr_inf_past(GPR_CLOCK_MONOTONIC);
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                       gpr_time_from_nanos(absl::ToInt64Nanoseconds(timeout), GPR_TIMESPAN));
 }

@@ -12,8 +12,8 @@ namespace {
 constexpr size_t kSessionIdBytes = 16;
 // How long stopping may have to wait for a pause to notice.
 constexpr absl::Duration kPollStep = absl::Milliseconds(20);
-// How often an open session is looked at.
-constexpr absl::Duration kLookStep = absl::Milliseconds(50);
+// How often an open session is looked at while no call fails.
+constexpr absl::Duration kLookStep = absl::Milliseconds(500);
 
 // Why an attempt gave no session, for people.
 absl::Status Explain(SessionCall::Next next, const absl::Status& end) {
@@ -69,6 +69,11 @@ void SessionKeeper::Suspect(uint64_t generation) {
   session_.id.clear();
   hope_until_ = Deadline::In(options_.connect_wait);
   if (call_ != nullptr) call_->Cancel();
+}
+
+void SessionKeeper::Look() {
+  absl::MutexLock lock(&mu_);
+  look_ = true;
 }
 
 SessionKeeper::Session SessionKeeper::current() const {
@@ -136,7 +141,10 @@ void SessionKeeper::Hold(SessionCall* call) {
     const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
       return stop_ || session_.id.empty();
     };
-    if (mu_.AwaitWithTimeout(absl::Condition(&over), kLookStep)) return;
+    const auto awake = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return look_ || over(); };
+    mu_.AwaitWithTimeout(absl::Condition(&awake), kLookStep);
+    if (over()) return;
+    look_ = false;
   }
 }
 

@@ -55,6 +55,9 @@ class SessionKeeper {
   // The daemon does not know this session: another one is needed.
   void Suspect(uint64_t generation) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // A call failed: the session may be over, which is to be noticed soon.
+  void Look() ABSL_LOCKS_EXCLUDED(mu_);
+
   // As it is now, without waiting; generation is kept when there is no session.
   Session current() const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status last_error() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -80,6 +83,7 @@ class SessionKeeper {
   bool failed_ ABSL_GUARDED_BY(mu_) = false;  // the last attempt failed: no use in waiting
   Deadline hope_until_ ABSL_GUARDED_BY(mu_);
   SessionCall* call_ ABSL_GUARDED_BY(mu_) = nullptr;  // what Cancel() may be called on
+  bool look_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread thread_;  // last: runs on all of the above

@@ -27,7 +27,6 @@ class StagedRoom {
       : await_(std::move(await)), ring_(slot_bytes) {}
 
   bool fits(size_t bytes) const { return ring_.fits(bytes); }
-  size_t told_when_written() const { return ring_.told_when_written(); }
 
   // Room for the next plane, which is to be the next segment that is told. While there is none it
   // has everything told (`flush`, false: the stream is broken) and waits for the daemon to catch

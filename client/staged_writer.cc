@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "client/serialize.h"
+#include "space/streaming_copy.h"
 
 namespace kvstow::client {
 namespace {
@@ -12,20 +13,26 @@ constexpr int kMaxSegments = 1024;
 
 }  // namespace
 
-StagedWriter::StagedWriter(std::span<std::byte> slot, size_t max_chunk_bytes, Send send,
-                           AwaitConsumed await)
+StagedWriter::StagedWriter(std::span<std::byte> slot, SlotReader reader, size_t max_chunk_bytes,
+                           Send send, AwaitConsumed await)
     : slot_(slot),
+      reader_(reader),
       send_(send),
       chunks_(max_chunk_bytes, std::move(send)),
-      room_(slot.size(), std::move(await)) {}
+      room_(slot.size(), std::move(await)),
+      pace_(TellingPace::OnHost(slot.size())) {}
 
 bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
                           const v1::PlaneDeclaration* declared) {
   if (!room_.fits(bytes.size())) {
     return Flush() && chunks_.Append(plane, block, bytes, declared) && chunks_.Flush();
   }
-  return Stage(plane, block, bytes.size(), declared, [bytes](std::span<std::byte> to) {
-    std::memcpy(to.data(), bytes.data(), bytes.size());
+  return Stage(plane, block, bytes.size(), declared, [&](std::span<std::byte> to) {
+    if (reader_ == SlotReader::kEncodes && declared == nullptr) {
+      StreamingCopy(to.data(), bytes.data(), bytes.size());
+    } else {
+      std::memcpy(to.data(), bytes.data(), bytes.size());
+    }
     return true;
   });
 }
@@ -46,8 +53,8 @@ bool StagedWriter::Stage(const PlaneSpec& plane, uint32_t block, size_t bytes,
   if (declared != nullptr) *segment->mutable_declared() = *declared;
   message_bytes_ += bytes;
   message_room_ += SlotRing::Rounded(bytes);
-  const bool full = message_room_ >= room_.told_when_written() ||
-                    message_.staged().segments_size() == kMaxSegments;
+  const bool full =
+      pace_.worth_telling(message_room_) || message_.staged().segments_size() == kMaxSegments;
   return !full || Flush();
 }
 
@@ -56,6 +63,7 @@ bool StagedWriter::Flush() {
   const bool sent = send_(Serialize(message_));
   staged_bytes_ += message_bytes_;
   message_bytes_ = message_room_ = 0;
+  pace_.Told();
   message_.Clear();
   return sent;
 }

@@ -1,6 +1,7 @@
 #include "codec/crc32c.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include <isa-l/crc.h>
@@ -21,6 +22,17 @@ uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> bytes) {
     bytes = bytes.subspan(piece);
   }
   return ~crc;
+}
+
+uint32_t CopyAndSum(std::span<const std::byte> from, std::span<std::byte> to, uint32_t crc) {
+  // At a time: what was just summed is copied while the nearest cache has it.
+  constexpr size_t kPiece = 8 << 10;
+  for (size_t at = 0; at < from.size(); at += kPiece) {
+    const auto piece = from.subspan(at, std::min(kPiece, from.size() - at));
+    crc = ExtendCrc32c(crc, piece);
+    std::memcpy(to.data() + at, piece.data(), piece.size());
+  }
+  return crc;
 }
 
 }  // namespace kvstow

@@ -12,4 +12,8 @@ uint32_t Crc32c(std::span<const std::byte> bytes);
 // Of two pieces one after the other: Extend(Crc32c(a), b) == Crc32c(ab).
 uint32_t ExtendCrc32c(uint32_t crc, std::span<const std::byte> bytes);
 
+// Copies `from` to `to`, of the same size, and returns ExtendCrc32c(crc, from), in one go through
+// memory. REQUIRES that nobody changes `from` meanwhile.
+uint32_t CopyAndSum(std::span<const std::byte> from, std::span<std::byte> to, uint32_t crc);
+
 }  // namespace kvstow

@@ -334,11 +334,13 @@ absl::StatusOr<RecordIndex> RecordIndex::Parse(std::span<const std::byte> prefix
 }
 
 absl::Status CheckPlane(const DirectoryEntry& entry, std::span<const std::byte> bytes) {
-  if (bytes.size() != entry.bytes || Crc32c(bytes) != entry.crc32c) {
-    return absl::DataLossError(absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind),
-                                            "): checksum mismatch"));
-  }
-  return absl::OkStatus();
+  return CheckPlaneSum(entry, bytes.size() == entry.bytes ? Crc32c(bytes) : ~entry.crc32c);
+}
+
+absl::Status CheckPlaneSum(const DirectoryEntry& entry, uint32_t crc32c) {
+  if (crc32c == entry.crc32c) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind), "): checksum mismatch"));
 }
 
 absl::Status DecodeRecord(Codec& codec, const PlaneLayout& layout, const Fingerprint& fingerprint,

@@ -151,6 +151,8 @@ class RecordIndex {
 
 // DATA_LOSS when the plane's bytes fail their checksum.
 absl::Status CheckPlane(const DirectoryEntry& entry, std::span<const std::byte> bytes);
+// The same of a plane of entry.bytes whose checksum was computed.
+absl::Status CheckPlaneSum(const DirectoryEntry& entry, uint32_t crc32c);
 
 // Decodes a whole record into `out`, layout.raw_bytes() long, planes in the layout's order.
 // DATA_LOSS / FAILED_PRECONDITION as above; `out` is unspecified then. Never trusts the bytes.

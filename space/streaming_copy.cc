@@ -64,7 +64,7 @@ void StreamingCopy(std::byte* to, const std::byte* from, size_t bytes) {
     bytes -= done;
   }
 #endif
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
 }  // namespace kvstow

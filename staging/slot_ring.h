@@ -5,6 +5,7 @@
 // Pure bookkeeping, touches no memory. Not thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -34,11 +35,10 @@ class SlotRing {
   void Give(uint64_t ticket);
 
   // What a piece may have at most. With a quarter of the slot there is room for one as soon as no
-  // more than three eighths are taken: so much may be held back, written and not told or read and
-  // not told, without ever stopping the other side.
+  // more than half is taken: so much may be held back, written and not told or read and not told,
+  // without ever stopping the other side.
   bool fits(size_t bytes) const { return bytes <= bytes_ / kPiecesAtLeast; }
-  // How much is collected before the other side is told.
-  size_t told_when_written() const { return bytes_ / 8; }
+  // How much of it who reads collects before it tells.
   size_t told_when_read() const { return bytes_ / 4; }
   bool empty() const { return pieces_.empty(); }
   size_t bytes() const { return bytes_; }
@@ -53,6 +53,29 @@ class SlotRing {
   size_t head_ = 0;           // where the next piece may begin
   std::deque<Taken> pieces_;  // oldest first; front has ticket oldest_
   uint64_t oldest_ = 0;
+};
+
+// How much room of a slot the side that writes collects before it tells: little at first, so that
+// the other side begins soon, then more, since a message costs both sides as much as the copying of
+// some planes.
+class TellingPace {
+ public:
+  static TellingPace OnHost(size_t slot_bytes) {
+    return TellingPace(slot_bytes / 16, slot_bytes / 4);
+  }
+  // What is under way on a device is held back, too (client/get_call.cc).
+  static TellingPace OnDevice(size_t slot_bytes) {
+    return TellingPace(slot_bytes / 8, slot_bytes / 8);
+  }
+
+  bool worth_telling(size_t room) const { return room >= next_; }
+  void Told() { next_ = std::min(2 * next_, most_); }
+
+ private:
+  TellingPace(size_t first, size_t most) : next_(first), most_(most) {}
+
+  size_t next_;
+  size_t most_;
 };
 
 }  // namespace kvstow

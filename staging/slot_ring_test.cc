@@ -40,7 +40,7 @@ TEST(SlotRingTest, NeverGivesMoreThanAQuarter) {
   EXPECT_FALSE(ring.Take(257));
 }
 
-// What fits() promises: whatever sizes came before, three eighths held back never stop the next.
+// What fits() promises: whatever sizes came before, half the slot held back never stops the next.
 TEST(SlotRingTest, WhatIsHeldBackStopsNobody) {
   std::mt19937 random(3);
   for (int round = 0; round < 200; ++round) {
@@ -55,13 +55,26 @@ TEST(SlotRingTest, WhatIsHeldBackStopsNobody) {
       ASSERT_TRUE(piece) << bytes << " of " << size << " with " << held_bytes << " held back";
       held.emplace_back(piece->ticket, bytes);
       held_bytes += bytes;
-      while (held_bytes > ring.told_when_read() + ring.told_when_written()) {
+      while (held_bytes > size / 2) {
         ring.Give(held.front().first);
         held_bytes -= held.front().second;
         held.pop_front();
       }
     }
   }
+}
+
+TEST(TellingPaceTest, BeginsSoonAndHoldsBackAQuarterAtMost) {
+  TellingPace pace = TellingPace::OnHost(1600);
+  EXPECT_FALSE(pace.worth_telling(99));
+  EXPECT_TRUE(pace.worth_telling(100));
+  pace.Told();
+  EXPECT_FALSE(pace.worth_telling(199));
+  EXPECT_TRUE(pace.worth_telling(200));
+  pace.Told();
+  pace.Told();
+  EXPECT_FALSE(pace.worth_telling(399));
+  EXPECT_TRUE(pace.worth_telling(400));
 }
 
 TEST(SlotRingTest, OddSizesStayAligned) {

@@ -123,7 +123,9 @@ class StagingTest : public DaemonTest {
 TEST_F(StagingTest, PutAndGetThroughASlot) {
   GrantedRegion region = Region();
   const auto memory = region.memory.bytes();
-  const PutEnd put = Put(keys_[0], block_, Slot(region.region, 0, 1 << 20), memory);
+  // A slot that its planes fill: less than a quarter of one the daemon may keep to itself.
+  const PutEnd put =
+      Put(keys_[0], block_, Slot(region.region, 0, SmallLayout().raw_bytes()), memory);
   ASSERT_TRUE(put.status.ok()) << put.status.error_message();
   EXPECT_TRUE(put.stored);
   EXPECT_EQ(put.consumed, SmallLayout().planes().size());

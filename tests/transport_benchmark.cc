@@ -4,8 +4,8 @@
 //
 //   transport_benchmark [SECONDS [THREADS [ROWS]]]
 //
-// THREADS are the daemon's; the worker has one. ROWS: of "raw", "lossy" and "lookup" those that the
-// word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
+// THREADS are the daemon's; the worker has one. ROWS: of "raw", "size", "lossy" and "lookup" those
+// that the word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -37,7 +37,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_each = 2;
-std::string rows = "raw,lossy,lookup";
+std::string rows = "raw,size,lossy,lookup";
 
 bool Wanted(const char* row) { return absl::StrContains(rows, row); }
 
@@ -135,6 +135,24 @@ void RawRows(const Peers& peers) {
   RawCodec(peers.target, DataPath::kSharedMemory, copy, copy);
 }
 
+// Raw calls of other sizes over shared memory: what a call costs by itself, and what its bytes do.
+void SizeRows(const Peers& peers) {
+  for (const size_t blocks : {1, 2, 4, 16, 32}) {
+    BenchWorker worker(peers.target, DataPath::kSharedMemory, CodecId::kRaw, blocks);
+    const double copy = Memcpy(worker);
+    const auto name = [&](const char* what) {
+      return absl::StrCat("raw ", what, " over shm, ", 4 * blocks, " MiB");
+    };
+    Row(name("put"),
+        Rate(
+            worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); }),
+        copy, "memcpy");
+    worker.Put();
+    Row(name("get"), Rate(worker.bytes(), [&] { worker.Get(); }), copy, "memcpy");
+    worker.Drop();
+  }
+}
+
 // The same planes through the CPU codec on one thread, without daemon and transport.
 struct CodecAlone {
   double encode = 0, decode = 0;
@@ -225,11 +243,12 @@ void Run(const char* self, uint32_t threads) {
   const Peers peers{absl::StrCat("unix:", dir.path(), "/d.sock"), dir.path() + "/bare.sock"};
   const Process daemon(
       {KVSTOWD, absl::StrCat("--unix_socket=", dir.path(), "/d.sock"), "--metrics=none",
-       "--host_tier=512MiB", "--device=cpu", absl::StrCat("--threads=", threads)},
+       "--host_tier=1GiB", "--device=cpu", absl::StrCat("--threads=", threads)},
       dir.path() + "/log");
   const Process bare({self, "--serve_bare", peers.bare_socket}, dir.path() + "/bare.log");
   std::printf("%u threads of the daemon, one of the worker\n", threads);
   if (Wanted("raw")) RawRows(peers);
+  if (Wanted("size")) SizeRows(peers);
   if (Wanted("lossy")) {
     Lossy(peers.target, DataPath::kGrpc, threads);
     Lossy(peers.target, DataPath::kSharedMemory, threads);

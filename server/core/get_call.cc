@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "codec/crc32c.h"
+#include "codec/plane.h"
 #include "server/core/status_macros.h"
 
 namespace kvstow {
@@ -265,8 +267,15 @@ void GetCall::Produce(const Job& job) {
     Open(block);
     return Fetch(block, job.plane);
   }();
-  if (!encoded.ok()) {
-    Finish(*slot, block, encoded.status());
+  if (encoded.ok()) {
+    if (const auto copied = StageVerbatim(*slot, block, job.plane, *encoded)) {
+      Finish(*slot, block, *copied);
+      return;
+    }
+  }
+  const absl::Status intact = encoded.ok() ? Check(block, job.plane, *encoded) : encoded.status();
+  if (!intact.ok()) {
+    Finish(*slot, block, intact);
   } else if (form_ == PlaneForm::kEncoded) {
     DeliverEncoded(slot, held, plane, *std::move(encoded));
   } else if (DeliverVerbatim(*slot, job.plane, *encoded)) {
@@ -291,9 +300,27 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::Fetch(HeldBlock& block, size_t pla
   if (entry.offset + entry.bytes > block.pin->record_bytes()) {
     return absl::DataLossError("the plane lies beyond the record");
   }
-  KVSTOW_ASSIGN_OR_RETURN(RecordBytes encoded, BytesAt(block.pin, entry.offset, entry.bytes));
-  KVSTOW_RETURN_IF_ERROR(CheckPlane(entry, encoded.bytes));
-  return encoded;
+  return BytesAt(block.pin, entry.offset, entry.bytes);
+}
+
+absl::Status GetCall::Check(const HeldBlock& block, size_t plane, const RecordBytes& encoded) {
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+  return CheckPlane(block.record->planes()[plane], encoded.bytes);
+}
+
+std::optional<absl::Status> GetCall::StageVerbatim(Slot& slot, const HeldBlock& block, size_t plane,
+                                                   const RecordBytes& encoded) {
+  const PlaneSpec& spec = space_->layout().planes()[plane];
+  if (form_ != PlaneForm::kDecoded || !slot.piece ||
+      !HoldsVerbatim(spec, space_->layout().spec().codec, encoded.bytes)) {
+    return std::nullopt;
+  }
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+  const auto table = encoded.bytes.first(VerbatimOffset(spec));
+  const std::span<std::byte> staged = StagedBytes(slot, spec.raw_bytes);
+  slot.delivery.bytes = staged;
+  return CheckPlaneSum(block.record->planes()[plane],
+                       CopyAndSum(encoded.bytes.subspan(table.size()), staged, Crc32c(table)));
 }
 
 void GetCall::DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,

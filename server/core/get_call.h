@@ -181,8 +181,16 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void Produce(const Job& job);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsUnwantedLocked(const HeldBlock& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The plane's bytes, checked. DATA_LOSS when they are damaged, else as BytesAt.
+  // The plane's bytes, not checked. DATA_LOSS when they cannot be where the record says, else as
+  // BytesAt.
   absl::StatusOr<RecordBytes> Fetch(HeldBlock& block, size_t plane) const;
+  // DATA_LOSS when they are damaged.
+  absl::Status Check(const HeldBlock& block, size_t plane, const RecordBytes& encoded);
+  // Copies the values of a plane that no codec touched to its place in the slot, checking it on the
+  // way; what is there of a damaged one is told to nobody. Nullopt when it is none, or has no
+  // place.
+  std::optional<absl::Status> StageVerbatim(Slot& slot, const HeldBlock& block, size_t plane,
+                                            const RecordBytes& encoded);
   void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
   // Hands the values of a plane that no codec touched on where they are stored; false when it is
   // none, or has a place in the slot.

@@ -222,6 +222,9 @@ absl::Status PutCall::AddStaged(std::span<const PlaneSegment> segments) {
   }
   KVSTOW_RETURN_IF_ERROR(AddFrom(Source::kShared, segments, data));
   segments_staged_ += segments.size();
+  for (const PlaneSegment& s : segments) room_untold_ += SlotRing::Rounded(s.length);
+  if (room_untold_ < SlotRing(slot_.bytes.size()).told_when_read()) return absl::OkStatus();
+  room_untold_ = 0;
   if (on_consumed_) on_consumed_(segments_staged_);
   return absl::OkStatus();
 }

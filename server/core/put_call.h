@@ -36,6 +36,7 @@
 #include "server/core/plane_segment.h"
 #include "server/core/sessions.h"
 #include "server/core/space_context.h"
+#include "staging/slot_ring.h"
 
 namespace kvstow {
 
@@ -236,7 +237,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   size_t turns_ ABSL_GUARDED_BY(mu_) = 0;         // scheduled or running
   size_t turns_coming_ ABSL_GUARDED_BY(mu_) = 0;  // of them those that do not run yet
   size_t unread_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t segments_staged_ = 0;                     // the transport's thread only
+  uint64_t segments_staged_ = 0;  // the transport's thread only
+  uint64_t room_untold_ = 0;      // that segments took since the client was told last; the same
   uint64_t segments_read_ ABSL_GUARDED_BY(mu_) = 0;  // from the first on, without a gap
   std::deque<bool> read_ ABSL_GUARDED_BY(mu_);       // of those behind them
 };

@@ -106,7 +106,7 @@ class GetReactor final
     if (slot) {
       uses_slot_ = true;
       on_device_ = get->staged_on_device();
-      told_when_written_ = SlotRing(slot->bytes).told_when_written();
+      pace_ = on_device_ ? TellingPace::OnDevice(slot->bytes) : TellingPace::OnHost(slot->bytes);
     }
     {
       absl::MutexLock lock(&mu_);
@@ -128,7 +128,7 @@ class GetReactor final
         AddPlane();
       }
       if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
-          (staged_room_ > 0 && staged_room_ >= told_when_written_) ||
+          (staged_room_ > 0 && pace_->worth_telling(staged_room_)) ||
           staged_.blocks_size() == kMaxSegments) {
         return WriteCollected();
       }
@@ -257,6 +257,7 @@ class GetReactor final
     const bool empty = chunk_.empty() && staged_.blocks_size() == 0;
     grpc::ByteBuffer message;
     if (!empty) message = Collected();
+    if (staged_room_ > 0) pace_->Told();
     sent_bytes_.fetch_add(chunk_bytes_ + staged_bytes_, std::memory_order_relaxed);
     NoteMoved(chunk_bytes_ + staged_bytes_);
     chunk_.clear();
@@ -313,9 +314,9 @@ class GetReactor final
 
   // Of the chain.
   bool uses_slot_ = false;
-  bool on_device_ = false;  // the slot is
-  size_t told_when_written_ = SIZE_MAX;
-  uint32_t layer_ = 0;  // of what was collected
+  bool on_device_ = false;           // the slot is
+  std::optional<TellingPace> pace_;  // with a slot
+  uint32_t layer_ = 0;               // of what was collected
   grpc::ByteBuffer outgoing_;
   std::deque<PlaneDelivery> ready_;
   std::optional<PlaneDelivery> plane_;
