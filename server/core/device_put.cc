@@ -13,7 +13,7 @@ namespace kvstow {
 namespace {
 
 // Raw bytes of a batch, about: enough to fill a device.
-constexpr size_t kBatchBytes = size_t{64} << 20;
+constexpr size_t kBatchBytes = size_t{32} << 20;
 // Of one turn, before others have theirs. What one leaves to do on the host is done while the next
 // one is encoded.
 constexpr size_t kBatchesOfTurn = 4;
