@@ -70,6 +70,16 @@ void ExpectSame(const std::vector<Plane>& planes, const std::vector<v1::Chunk>& 
   EXPECT_EQ(plane, planes.size());
 }
 
+ChunkWriter::Send CollectInto(std::vector<v1::Chunk>* chunks) {
+  return [chunks](const grpc::ByteBuffer& message) {
+    grpc::ByteBuffer copy = message;
+    v1::PutRequest request;
+    EXPECT_TRUE(Parse(&copy, &request));
+    chunks->push_back(request.chunk());
+    return true;
+  };
+}
+
 TEST(ChunkWriterTest, AnyPlanesInAnyChunkSizeComeOutInOrder) {
   for (uint32_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
@@ -77,13 +87,7 @@ TEST(ChunkWriterTest, AnyPlanesInAnyChunkSizeComeOutInOrder) {
     const std::vector<Plane> planes = Planes(&random, seed % 2 ? 50 : 5000);
     const size_t max_chunk = 1 + random() % 3000;
     std::vector<v1::Chunk> chunks;
-    ChunkWriter writer(max_chunk, [&](const grpc::ByteBuffer& message) {
-      grpc::ByteBuffer copy = message;
-      v1::PutRequest request;
-      EXPECT_TRUE(Parse(&copy, &request));
-      chunks.push_back(request.chunk());
-      return true;
-    });
+    ChunkWriter writer(max_chunk, CollectInto(&chunks));
     uint64_t total = 0;
     for (const Plane& p : planes) {
       ASSERT_TRUE(writer.Append(p.spec, p.block, p.bytes));
@@ -103,13 +107,7 @@ TEST(ChunkWriterTest, FilledPlanesComeOutAsAppendedOnes) {
     const std::vector<Plane> planes = Planes(&random, seed % 2 ? 50 : 5000);
     const size_t max_chunk = 1 + random() % 10'000;
     std::vector<v1::Chunk> chunks;
-    ChunkWriter writer(max_chunk, [&](const grpc::ByteBuffer& message) {
-      grpc::ByteBuffer copy = message;
-      v1::PutRequest request;
-      EXPECT_TRUE(Parse(&copy, &request));
-      chunks.push_back(request.chunk());
-      return true;
-    });
+    ChunkWriter writer(max_chunk, CollectInto(&chunks));
     for (const Plane& p : planes) {
       const auto nothing = [](std::span<std::byte>) { return false; };
       ASSERT_FALSE(writer.Fill(p.spec, p.block, nothing));

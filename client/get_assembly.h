@@ -59,8 +59,6 @@ class GetAssembly {
   // Segments that lie in place are whole planes in device memory, in this form: `land` takes them,
   // and they have been written only when Landed says so. Before the answers.
   void LandWith(Land land, bool encoded);
-  // Whether planes arrive encoded, to be decoded here.
-  bool encoded() const { return line_ != nullptr || land_encoded_; }
   Place received() const { return received_; }
   void Landed(const Place& place);
   // One of those was found damaged.
@@ -105,6 +103,7 @@ class GetAssembly {
         damaged_(blocks, false) {}
 
   bool at_end() const { return received_.plane == planes_.size(); }
+  bool encoded() const { return line_ != nullptr || land_encoded_; }
   // Up to here planes have been written, or passed over.
   Place written() const;
   void NextPlane();

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,7 +76,7 @@ class GetAssemblyTest : public ::testing::Test {
 
   absl::Status Send(const v1::GetResponse& response) {
     grpc::ByteBuffer buffer = Serialize(response);
-    return TakeGetResponse(&buffer, {}, &*assembly_, &staged_);
+    return TakeGetResponse(&buffer, std::as_bytes(std::span(slot_)), &*assembly_, &staged_);
   }
   void SendAll(const std::vector<v1::GetResponse>& responses) {
     for (const v1::GetResponse& r : responses) ASSERT_TRUE(Send(r).ok());
@@ -109,6 +110,7 @@ class GetAssemblyTest : public ::testing::Test {
   std::map<std::tuple<uint32_t, int, size_t>, std::vector<char>> memory_;
   Layers layers_;
   std::optional<GetAssembly> assembly_;
+  std::string slot_;  // empty: none
   StagedCount staged_;
 };
 
@@ -323,6 +325,60 @@ TEST_F(GetAssemblyTest, MoreThanWasAskedFor) {
   SendAll({Answers({true, false, false})});
   SendAll(Whole({0}));
   EXPECT_EQ(Send(Plane(1, 1, 0)).code(), absl::StatusCode::kInternal);
+}
+
+// All planes of one layer of block 0, side by side in a slot.
+v1::GetResponse Staged(uint32_t layer) {
+  v1::GetResponse response;
+  v1::StagedPlanes& planes = *response.mutable_staged();
+  planes.set_layer(layer);
+  for (int kind : {0, 1}) {
+    planes.add_kinds(static_cast<v1::PlaneKind>(kind));
+    planes.add_blocks(0);
+    planes.add_staged_at(static_cast<uint32_t>(kind * kPlane));
+    planes.add_plane_bytes(kPlane);
+  }
+  return response;
+}
+
+TEST_F(GetAssemblyTest, StagedPlanesAreReadOutOfTheSlot) {
+  slot_ = std::string(kPlane, Fill(1, 0, 0)) + std::string(kPlane, Fill(1, 1, 0));
+  SendAll({Answers({true, false, false}), Plane(0, 0, 0), Plane(0, 1, 0), Staged(1)});
+  EXPECT_TRUE(assembly_->OnEnd().ok());
+  EXPECT_EQ(assembly_->usable(), 1u);
+  EXPECT_EQ(staged_.segments, 2u);
+  ExpectWritten(1, 0, 0);
+  ExpectWritten(1, 1, 0);
+}
+
+TEST_F(GetAssemblyTest, StagedPlanesWhoseListsDiffer) {
+  using Spoil = std::function<void(v1::StagedPlanes*)>;
+  const Spoil spoils[] = {
+      [](auto* p) { p->mutable_kinds()->RemoveLast(); },
+      [](auto* p) { p->add_blocks(0); },
+      [](auto* p) { p->mutable_staged_at()->RemoveLast(); },
+      [](auto* p) { p->add_plane_bytes(kPlane); },
+      [](auto* p) { p->add_crc32c(0); },
+  };
+  slot_.assign(4 * kPlane, 0);
+  for (const Spoil& spoil : spoils) {
+    Begin();
+    SendAll({Answers({true, false, false})});
+    v1::GetResponse response = Staged(0);
+    spoil(response.mutable_staged());
+    EXPECT_EQ(Send(response).code(), absl::StatusCode::kInternal);
+  }
+}
+
+TEST_F(GetAssemblyTest, StagedPlanesOutsideTheSlot) {
+  slot_.assign(2 * kPlane, 0);
+  for (const size_t at : {kPlane + 1, 2 * kPlane, size_t{~uint32_t{0}}}) {
+    Begin();
+    SendAll({Answers({true, false, false})});
+    v1::GetResponse response = Staged(0);
+    response.mutable_staged()->set_staged_at(0, static_cast<uint32_t>(at));
+    EXPECT_EQ(Send(response).code(), absl::StatusCode::kInternal) << at;
+  }
 }
 
 // Cut and flipped messages must neither crash nor write elsewhere; TearDown() checks the guards.

@@ -119,10 +119,10 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
     const auto read = [&](std::byte* to, size_t length) {
       if (at > slot.size() || length > slot.size() - at) return false;
       if (to == nullptr) return true;
-      if (assembly->encoded()) {
-        std::memcpy(to, slot.data() + at, length);  // read again at once, by the decoder
-      } else {
+      if (assembly->writes_destinations()) {
         StreamingCopy(to, slot.data() + at, length);
+      } else {
+        std::memcpy(to, slot.data() + at, length);  // read again at once, by the decoder
       }
       return true;
     };

@@ -189,6 +189,11 @@ bool Describes(const DirectoryEntry& e, const PlaneSpec& plane) {
          e.dim == static_cast<uint16_t>(plane.dim) && e.bytes <= MaxPlaneBytes(plane);
 }
 
+absl::Status Mismatch(const DirectoryEntry& entry) {
+  return absl::DataLossError(
+      absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind), "): checksum mismatch"));
+}
+
 absl::Status CheckLayout(const RecordHeader& header, std::span<const DirectoryEntry> planes,
                          const PlaneLayout& layout) {
   if (header.plane_count != layout.planes().size() || header.tokens != layout.spec().block_tokens ||
@@ -334,13 +339,11 @@ absl::StatusOr<RecordIndex> RecordIndex::Parse(std::span<const std::byte> prefix
 }
 
 absl::Status CheckPlane(const DirectoryEntry& entry, std::span<const std::byte> bytes) {
-  return CheckPlaneSum(entry, bytes.size() == entry.bytes ? Crc32c(bytes) : ~entry.crc32c);
+  return bytes.size() == entry.bytes ? CheckPlaneSum(entry, Crc32c(bytes)) : Mismatch(entry);
 }
 
 absl::Status CheckPlaneSum(const DirectoryEntry& entry, uint32_t crc32c) {
-  if (crc32c == entry.crc32c) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat("plane of layer ", entry.layer, " (", Name(entry.kind), "): checksum mismatch"));
+  return crc32c == entry.crc32c ? absl::OkStatus() : Mismatch(entry);
 }
 
 absl::Status DecodeRecord(Codec& codec, const PlaneLayout& layout, const Fingerprint& fingerprint,

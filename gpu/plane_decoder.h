@@ -65,6 +65,11 @@ class PlaneDecoder {
     DeviceBuffer damage;
     Event passed;
   };
+  struct Lane {
+    Stream stream;
+    Event reached;
+    DeviceBuffer scratch;
+  };
 
   PlaneDecoder(int device, const PlaneLayout& layout, size_t max_blocks, cudaStream_t stream)
       : device_(device), layout_(layout), max_blocks_(max_blocks), stream_(stream) {}
@@ -75,18 +80,12 @@ class PlaneDecoder {
   // Planes [first, end) are of one shape.
   absl::Status DecodeRun(std::span<const Plane> planes, size_t first, size_t end, Slot* slot);
   absl::Status DecodeRuns(std::span<const Plane> planes, Slot* slot);
+  // `later` goes on where the lane is now.
+  absl::Status Order(const Lane& earlier, cudaStream_t later);
 
   const int device_;
   const PlaneLayout& layout_;
   const size_t max_blocks_;
-  struct Lane {
-    Stream stream;
-    Event reached;
-    DeviceBuffer scratch;
-  };
-  // `later` goes on where the lane, or the caller's stream, is now.
-  absl::Status Order(const Lane& earlier, cudaStream_t later);
-
   const cudaStream_t stream_;
   Lane lanes_[2];
   size_t lane_ = 0;  // of the next run

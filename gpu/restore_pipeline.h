@@ -75,9 +75,8 @@ struct RestoreRequest {
 class RestorePipeline {
  public:
   // Takes all device and pinned memory it will ever use, but for rotary tables of calls with more
-  // than some hundred records. Borrows the layout. RESOURCE_EXHAUSTED
-  // when there is too little, INVALID_ARGUMENT for a config without room for a plane, UNAVAILABLE
-  // without a device.
+  // than some hundred records. Borrows the layout. RESOURCE_EXHAUSTED when there is too little,
+  // INVALID_ARGUMENT for a config without room for a plane, UNAVAILABLE without a device.
   static absl::StatusOr<std::unique_ptr<RestorePipeline>> Create(const PlaneLayout& layout,
                                                                  const RestoreConfig& config);
   virtual ~RestorePipeline() = default;

@@ -12,8 +12,6 @@
 namespace kvstow {
 namespace {
 
-// Raw bytes of a batch, about: enough to fill a device.
-constexpr size_t kBatchBytes = size_t{32} << 20;
 // Of one turn, before others have theirs. What one leaves to do on the host is done while the next
 // one is encoded.
 constexpr size_t kBatchesOfTurn = 4;
@@ -60,7 +58,7 @@ absl::Status PutCall::AddOnDevice(std::span<const PlaneSegment> segments) {
   return absl::OkStatus();
 }
 
-// The planes of one turn, in the order of their encoding, and where each stands with the writer.
+// The planes of one turn, in the order of their encoding, and as the writer has them.
 class PutCall::Turn {
  public:
   size_t size() const { return staged_.size(); }
@@ -71,15 +69,14 @@ class PutCall::Turn {
   std::span<DeviceWrites::Plane> TakeNew(absl::FunctionRef<DeviceWrites::Plane(size_t)> describe) {
     std::vector<DeviceWrites::Plane> planes;
     for (; described_ < size(); ++described_) planes.push_back(describe(described_));
-    ++batches_;
     return planes_.emplace_back(std::move(planes));
   }
-  size_t batches() const { return batches_; }
+  size_t batches() const { return planes_.size(); }
 
  private:
-  std::deque<StagedPlane> staged_;
+  std::vector<StagedPlane> staged_;
   std::deque<std::vector<DeviceWrites::Plane>> planes_;  // by batch
-  size_t described_ = 0, batches_ = 0;
+  size_t described_ = 0;
 };
 
 // As many as whole batches wait; one for less only where none is there that will take it.
@@ -88,7 +85,7 @@ void PutCall::PrepareTurns() {
   {
     absl::MutexLock lock(&mu_);
     const size_t least = turns_ == 0 && !waiting_.empty() ? 1 : 0;
-    const size_t useful = std::max(waiting_bytes_ / kBatchBytes, least);
+    const size_t useful = std::max(waiting_bytes_ / DeviceWrites::kBatchBytes, least);
     more = useful - std::min(useful, turns_coming_);
     more = std::min(more, context_.device_writes->lanes() - turns_);
     turns_ += more;
@@ -125,7 +122,8 @@ void PutCall::RunTurn() {
 
 void PutCall::NextBatch(Turn* turn) {
   absl::MutexLock lock(&mu_);
-  for (size_t bytes = 0; !waiting_.empty() && bytes < kBatchBytes; waiting_.pop_front()) {
+  for (size_t bytes = 0; !waiting_.empty() && bytes < DeviceWrites::kBatchBytes;
+       waiting_.pop_front()) {
     const size_t raw = plane(waiting_.front().plane).raw_bytes;
     bytes += raw;
     waiting_bytes_ -= raw;

@@ -27,6 +27,9 @@ class DeviceWrites {
     const std::byte* encoded = nullptr;  // out: summary.bytes in host memory
   };
 
+  // Raw bytes that are encoded at a time, about: enough to fill a device.
+  static constexpr size_t kBatchBytes = size_t{32} << 20;
+
   virtual ~DeviceWrites() = default;
 
   // Runs `turn` on an executor thread once a lane is free, in order of arrival.

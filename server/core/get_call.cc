@@ -267,16 +267,13 @@ void GetCall::Produce(const Job& job) {
     Open(block);
     return Fetch(block, job.plane);
   }();
-  if (encoded.ok()) {
-    if (const auto copied = StageVerbatim(*slot, block, job.plane, *encoded)) {
-      Finish(*slot, block, *copied);
-      return;
-    }
+  if (!encoded.ok()) return Finish(*slot, block, encoded.status());
+  if (const auto copied = StageVerbatim(*slot, block, job.plane, *encoded)) {
+    return Finish(*slot, block, *copied);
   }
-  const absl::Status intact = encoded.ok() ? Check(block, job.plane, *encoded) : encoded.status();
-  if (!intact.ok()) {
-    Finish(*slot, block, intact);
-  } else if (form_ == PlaneForm::kEncoded) {
+  const absl::Status intact = Check(block, job.plane, *encoded);
+  if (!intact.ok()) return Finish(*slot, block, intact);
+  if (form_ == PlaneForm::kEncoded) {
     DeliverEncoded(slot, held, plane, *std::move(encoded));
   } else if (DeliverVerbatim(*slot, job.plane, *encoded)) {
     Finish(*slot, block, absl::OkStatus());

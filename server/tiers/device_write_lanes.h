@@ -19,9 +19,8 @@ class DeviceWriteLanes final : public DeviceWrites {
  public:
   // What one leaves idle on the device, launching and copying, the others fill.
   static constexpr size_t kLanes = 4;
-  // Raw bytes encoded at a time. A writer takes 15 to 20 times as much device memory; where there
+  // A writer is made for kBatchBytes, and takes 15 to 20 times as much device memory; where there
   // is too little it is made for half, and so on.
-  static constexpr size_t kBatchBytes = size_t{32} << 20;
   static constexpr size_t kLeastBatchBytes = size_t{1} << 20;
 
   // Whose planes are encoded at a time, at most: rotary tables take 64 KiB each.
