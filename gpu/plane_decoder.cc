@@ -1,6 +1,7 @@
 #include "gpu/plane_decoder.h"
 
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,14 +56,12 @@ absl::Status PlaneDecoder::Allocate() {
   auto begun = MakeEvent();
   if (!begun.ok()) return begun.status();
   begun_ = *std::move(begun);
-  auto rotary = DeviceRotary::Create(layout_, max_blocks_);
+  auto rotary = RotaryCache::Create(layout_, max_blocks_, lanes_[0].stream.get());
   if (!rotary.ok()) return rotary.status();
-  rotary_ = std::make_unique<DeviceRotary>(*std::move(rotary));
-  KVSTOW_RETURN_IF_ERROR(positions_.Reserve(max_blocks_ * sizeof(uint64_t)));
+  rotary_ = std::make_unique<RotaryCache>(*std::move(rotary));
   slots_ = std::vector<Slot>(kSlots);
   for (Slot& slot : slots_) {
-    KVSTOW_RETURN_IF_ERROR(
-        slot.meta.Reserve(kMaxPlanes * kMetaBytes + max_blocks_ * sizeof(uint64_t)));
+    KVSTOW_RETURN_IF_ERROR(slot.meta.Reserve(kMaxPlanes * kMetaBytes));
     KVSTOW_RETURN_IF_ERROR(slot.damage.Reserve(kMaxPlanes * sizeof(uint32_t)));
     auto passed = MakeEvent();
     if (!passed.ok()) return passed.status();
@@ -86,7 +85,7 @@ absl::StatusOr<const uint32_t*> PlaneDecoder::Decode(std::span<const Plane> plan
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
   auto slot = NextSlot();
   if (!slot.ok()) return slot.status();
-  KVSTOW_RETURN_IF_ERROR(FillRotary(planes, *slot));
+  KVSTOW_RETURN_IF_ERROR(FillRotary(planes));
   const absl::Status decoded = DecodeRuns(planes, *slot);
   for (const Lane& lane : lanes_) KVSTOW_RETURN_IF_ERROR(Order(lane, stream_));
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventRecord((*slot)->passed.get(), stream_));
@@ -120,28 +119,12 @@ absl::Status PlaneDecoder::DecodeRuns(std::span<const Plane> planes, Slot* slot)
   return absl::OkStatus();
 }
 
-absl::Status PlaneDecoder::FillRotary(std::span<const Plane> planes, Slot* slot) {
-  const size_t known = block_at_.size();
-  for (const Plane& plane : planes) block_at_.try_emplace(plane.first_position, block_at_.size());
-  if (block_at_.size() == known) return absl::OkStatus();
-  if (block_at_.size() > max_blocks_) {
-    // Those of an earlier call make room.
-    block_at_.clear();
-    for (const Plane& plane : planes) block_at_.try_emplace(plane.first_position, block_at_.size());
-    if (block_at_.size() > max_blocks_) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "planes of ", block_at_.size(), " blocks at a time; the limit is ", max_blocks_));
-    }
-  }
-  auto* positions = reinterpret_cast<uint64_t*>(slot->meta.data() + kMaxPlanes * kMetaBytes);
-  for (const auto& [position, at] : block_at_) positions[at] = position;
+absl::Status PlaneDecoder::FillRotary(std::span<const Plane> planes) {
+  const auto positions = std::views::transform(planes, &Plane::first_position);
+  if (rotary_->Has(positions)) return absl::OkStatus();
   const auto& [one, other] = lanes_;
   KVSTOW_RETURN_IF_ERROR(Order(other, one.stream.get()));  // it may use the tables
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(positions_.data(), positions,
-                                              block_at_.size() * sizeof(uint64_t),
-                                              cudaMemcpyHostToDevice, one.stream.get()));
-  KVSTOW_RETURN_IF_ERROR(rotary_->Fill(reinterpret_cast<const uint64_t*>(positions_.data()),
-                                       block_at_.size(), one.stream.get()));
+  KVSTOW_RETURN_IF_ERROR(rotary_->Prepare(positions));
   return Order(one, other.stream.get());
 }
 
@@ -157,7 +140,6 @@ absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first
   uint64_t largest = 0;
   for (size_t i = first; i < end; ++i) {
     const Plane& plane = planes[i];
-    const size_t block = block_at_.at(plane.first_position);
     largest = std::max<uint64_t>(largest, plane.encoded_bytes);
     stored[i - first] = {reinterpret_cast<const uint8_t*>(plane.encoded), plane.encoded_bytes};
     StoredPlane& to = targets[i - first];
@@ -166,8 +148,8 @@ absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first
     to.head_stride = plane.head_stride;
     to.row_stride = plane.row_stride;
     to.pages = plane.pages;
-    to.cos = rotary_->Cos(plane.plane, block);
-    to.sin = rotary_->Sin(plane.plane, block);
+    to.cos = rotary_->Cos(plane.plane, plane.first_position);
+    to.sin = rotary_->Sin(plane.plane, plane.first_position);
     to.crc32c = plane.crc32c;
   }
   return DecodePlanes(shapes_[planes[first].plane], stored, targets,

@@ -14,13 +14,12 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "gpu/cuda_handles.h"
-#include "gpu/device_rotary.h"
 #include "gpu/plane_batch.h"
+#include "gpu/rotary_cache.h"
 #include "gpu/staging.h"
 #include "space/plane_layout.h"
 
@@ -76,7 +75,7 @@ class PlaneDecoder {
   absl::Status Allocate();
   absl::StatusOr<Slot*> NextSlot();
   // Rotary tables for the planes' blocks, where they are not there.
-  absl::Status FillRotary(std::span<const Plane> planes, Slot* slot);
+  absl::Status FillRotary(std::span<const Plane> planes);
   // Planes [first, end) are of one shape.
   absl::Status DecodeRun(std::span<const Plane> planes, size_t first, size_t end, Slot* slot);
   absl::Status DecodeRuns(std::span<const Plane> planes, Slot* slot);
@@ -90,10 +89,8 @@ class PlaneDecoder {
   Lane lanes_[2];
   size_t lane_ = 0;  // of the next run
   Event begun_;
-  std::vector<PlaneShape> shapes_;  // of the layout's planes
-  std::unique_ptr<DeviceRotary> rotary_;
-  std::unordered_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
-  DeviceBuffer positions_;
+  std::vector<PlaneShape> shapes_;       // of the layout's planes
+  std::unique_ptr<RotaryCache> rotary_;  // filled on the first lane
   std::vector<Slot> slots_;
   size_t next_ = 0;
 };

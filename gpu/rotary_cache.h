@@ -23,6 +23,16 @@ class RotaryCache {
   static absl::StatusOr<RotaryCache> Create(const PlaneLayout& layout, size_t max_blocks,
                                             cudaStream_t stream);
 
+  // Whether Prepare would have nothing to make.
+  template <typename Positions>
+  bool Has(const Positions& positions) const {
+    if (!needed_) return true;
+    for (uint64_t position : positions) {
+      if (!block_at_.contains(position)) return false;
+    }
+    return true;
+  }
+
   // Makes the tables that a batch needs and that are not there. `positions` is any range of first
   // positions, repeated or not. INVALID_ARGUMENT for more than max_blocks different ones.
   template <typename Positions>
