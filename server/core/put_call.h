@@ -82,6 +82,9 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
     return slot_.on_device() ? "cuda" : slot_.bytes.empty() ? "grpc" : "shm";
   }
 
+  // Whether planes are copied as they are added: then that is not for a thread that others need.
+  bool copies() const { return !slot_.on_device(); }
+
   // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past
   // the end of a plane or of the call, of the wrong plane, or of an encoded plane that cannot be
   // what it says; FAILED_PRECONDITION once the session ended. An earlier plane that failed gives

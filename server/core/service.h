@@ -144,8 +144,8 @@ class Service {
   }
 
   // On an executor thread, for streams that were woken where they must not linger.
-  void RunSoon(absl::AnyInvocable<void()> work) {
-    context_.executor.Schedule(WorkPriority::kGet, std::move(work));
+  void RunSoon(WorkPriority priority, absl::AnyInvocable<void()> work) {
+    context_.executor.Schedule(priority, std::move(work));
   }
 
   // Housekeeping, every 100 ms or so.

@@ -1,6 +1,7 @@
 #include "server/rpc/put_reactor.h"
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -20,24 +21,48 @@ class PutReactor final
  public:
   PutReactor(const RpcContext& rpc, grpc::CallbackServerContext* context)
       : BulkReactor(rpc, context) {}
+  ~PutReactor() override {
+    for (const auto& message : arrived_) {
+      if (message != nullptr && message->is_chunk) OverwriteChunk(*message);
+    }
+  }
 
   void Start() {
     if (absl::Status s = Enter(); !s.ok()) {
       End(s);
       return;
     }
-    Read();
+    absl::MutexLock lock(&mu_);
+    WaitForClient();
+    ReadAhead();
   }
 
   // ---- ServerBidiReactor ----
   void OnReadDone(bool ok) override {
-    if (!ok) {
-      // The client closed its side or went away; without a commit nothing is stored.
-      if (!committed_) End(absl::AbortedError("the stream ended before its commit"));
-      return;
+    std::unique_ptr<IncomingPut> message;  // null: the client closed its side or went away
+    if (ok) {
+      auto parsed = ParsePutRequest(incoming_);
+      if (!parsed.ok()) {
+        End(parsed.status());
+        return;
+      }
+      message = *std::move(parsed);
     }
-    StopWaiting();
-    if (absl::Status s = Take(); !s.ok()) End(s);
+    const bool copies = message != nullptr && Copies(*message);
+    {
+      absl::MutexLock lock(&mu_);
+      reading_ = false;
+      if (ok) StopWaiting();
+      closed_ = !ok;
+      arrived_.push_back(std::move(message));
+      ReadAhead();
+      if (std::exchange(taking_, true)) return;
+    }
+    if (copies) {
+      TakeNextSoon();
+    } else {
+      TakeNext();
+    }
   }
   void OnWriteDone(bool ok) override {
     if (!ok) {
@@ -58,8 +83,60 @@ class PutReactor final
     return std::static_pointer_cast<PutReactor>(shared_from_this());
   }
 
-  absl::Status Take() {
-    KVSTOW_ASSIGN_OR_RETURN(auto message, ParsePutRequest(incoming_));
+  // Messages are taken in order, one at a time. Those that copy planes are taken on the executor,
+  // so that gRPC's threads bring the next one meanwhile and Gets go before them.
+  bool Copies(const IncomingPut& message) const {
+    const auto put = this->put();
+    return put != nullptr && put->copies() && (message.is_chunk || message.request.has_staged());
+  }
+  void TakeNextSoon() {
+    rpc_.service->RunSoon(WorkPriority::kPut, [self = Self()] { self->TakeNext(); });
+  }
+  void TakeNext() {
+    std::unique_ptr<IncomingPut> message;
+    {
+      absl::MutexLock lock(&mu_);
+      message = std::move(arrived_.front());
+      arrived_.pop_front();
+      ReadAhead();
+    }
+    if (!finish_.is_open()) return;  // so that nothing is taken any more
+    if (absl::Status s = Take(message.get()); !s.ok()) {
+      End(s);
+      return;
+    }
+    // Lets the codec catch up before taking more: flow control then holds the client back.
+    const auto put = this->put();
+    put->phases().Enter(CallPhase::kAdmission);
+    rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
+      put->phases().Leave(CallPhase::kAdmission);
+      self->GoOn();
+    });
+  }
+  void GoOn() {
+    absl::MutexLock lock(&mu_);
+    if (!arrived_.empty()) {
+      TakeNextSoon();
+      return;
+    }
+    taking_ = false;
+    if (!committed_) WaitForClient();
+  }
+  void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (reading_ || closed_ || arrived_.size() >= kReadAhead) return;
+    reading_ = finish_.IfOpen([&] {
+      incoming_.Clear();
+      StartRead(&incoming_);
+    });
+  }
+
+  // Null: nothing more comes.
+  absl::Status Take(IncomingPut* message) {
+    if (message == nullptr) {
+      // Without a commit nothing is stored.
+      return committed_ ? absl::OkStatus()
+                        : absl::AbortedError("the stream ended before its commit");
+    }
     if (committed_) return absl::InvalidArgumentError("a message after the commit");
     if (message->is_chunk) return TakeChunk(*message);
     switch (message->request.what_case()) {
@@ -97,7 +174,6 @@ class PutReactor final
     absl::MutexLock lock(&mu_);
     put_ = std::move(put);
     Write(response);
-    Read();
     return absl::OkStatus();
   }
 
@@ -108,7 +184,6 @@ class PutReactor final
     const uint64_t before = put->received_bytes();
     KVSTOW_RETURN_IF_ERROR(put->Add(message.segments, message.data));
     NoteMoved(put->received_bytes() - before);
-    ReadWithRoom(put);
     return absl::OkStatus();
   }
 
@@ -119,7 +194,6 @@ class PutReactor final
     const uint64_t before = put->received_bytes();
     KVSTOW_RETURN_IF_ERROR(put->AddStaged(segments));
     NoteMoved(put->received_bytes() - before);
-    ReadWithRoom(put);
     return absl::OkStatus();
   }
 
@@ -127,12 +201,9 @@ class PutReactor final
     const auto put = this->put();
     if (put == nullptr) return absl::InvalidArgumentError("a commit before the announce");
     committed_ = true;
-    KVSTOW_RETURN_IF_ERROR(put->Commit([self = Self()](absl::StatusOr<PutResults> results) {
+    return put->Commit([self = Self()](absl::StatusOr<PutResults> results) {
       self->OnStored(std::move(results));
-    }));
-    Read();         // notices a client that goes away, and one that says more
-    StopWaiting();  // it is our turn now
-    return absl::OkStatus();
+    });
   }
 
   void OnStored(absl::StatusOr<PutResults> results) {
@@ -178,24 +249,6 @@ class PutReactor final
     });
   }
 
-  // Lets the codec catch up before taking more: flow control then holds the client back.
-  void ReadWithRoom(const std::shared_ptr<PutCall>& put) {
-    put->phases().Enter(CallPhase::kAdmission);
-    rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
-      put->phases().Leave(CallPhase::kAdmission);
-      self->Read();
-    });
-  }
-
-  void Read() {
-    // The message that was read is not needed any more: chunks are copied by PutCall::Add.
-    finish_.IfOpen([&] {
-      incoming_.Clear();
-      WaitForClient();
-      StartRead(&incoming_);
-    });
-  }
-
   void End(const absl::Status& status) override {
     // First, so that who sees the call end finds nothing left of it.
     const auto put = this->put();
@@ -219,10 +272,18 @@ class PutReactor final
     return put_;
   }
 
-  grpc::ByteBuffer incoming_;
-  bool committed_ = false;  // reading thread only
+  // Messages that wait while one is taken; more would only hold memory.
+  static constexpr size_t kReadAhead = 2;
+
+  grpc::ByteBuffer incoming_;  // being read
+  bool committed_ = false;     // who takes messages only
 
   mutable absl::Mutex mu_;
+  bool reading_ ABSL_GUARDED_BY(mu_) = false;
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;  // nothing more to read
+  bool taking_ ABSL_GUARDED_BY(mu_) = false;  // someone takes what has arrived; for ever at the end
+  // Null: the client closed its side.
+  std::deque<std::unique_ptr<IncomingPut>> arrived_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<PutCall> put_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mu_);  // being written

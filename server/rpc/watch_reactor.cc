@@ -92,7 +92,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchEvent>,
   }
 
   void Wake() {
-    rpc_.service->RunSoon([self = shared_from_this()] { self->Continue(); });
+    rpc_.service->RunSoon(WorkPriority::kGet, [self = shared_from_this()] { self->Continue(); });
   }
 
   void End(const absl::Status& status) {
