@@ -62,7 +62,7 @@ void GetCall::Locate() {
     for (const auto& piece : place.pieces) block->pieces.push_back({piece.data(), piece.size()});
     block->on_device = place.on_device;
     pinned.push_back(place.pinned);
-    if (!place.on_device) Open(*block);
+    if (!MustFetchHead(*block)) Open(*block);
   }
   FetchHeads();
   for (size_t i = 0; i < held_.size(); ++i) {
@@ -73,12 +73,16 @@ void GetCall::Locate() {
   }
 }
 
+bool GetCall::MustFetchHead(const HeldBlock& block) const {
+  return block.on_device && block.pin->Head(HeadBytes(block)).empty();
+}
+
 // Of the records on the device, all with one wait.
 void GetCall::FetchHeads() {
   std::vector<DeviceReads::Fetched> pieces;
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!block.on_device) continue;
+    if (!MustFetchHead(block)) continue;
     block.head.resize(HeadBytes(block));
     std::span<std::byte> left = block.head;
     for (const RecordPiece& piece : block.pieces) {
@@ -91,7 +95,7 @@ void GetCall::FetchHeads() {
   const absl::Status fetched = context_.device_reads->Fetch(pieces);
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!block.on_device) continue;
+    if (!MustFetchHead(block)) continue;
     std::call_once(block.opened, [&] {
       if (fetched.ok()) {
         ParseHead(block, block.head);

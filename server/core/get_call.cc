@@ -89,6 +89,9 @@ absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<cons
 
 void GetCall::Open(HeldBlock& block) const {
   std::call_once(block.opened, [&] {
+    if (const auto kept = block.pin->Head(HeadBytes(block)); !kept.empty()) {
+      return ParseHead(block, kept);
+    }
     const auto head = BytesAt(block.pin, 0, HeadBytes(block));
     if (head.ok()) {
       ParseHead(block, head->bytes);

@@ -215,6 +215,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // Finds every record's pieces and reads its head, once.
   void LocateAll();
   void Locate();
+  bool MustFetchHead(const HeldBlock& block) const;
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(turn_mu_, mu_);

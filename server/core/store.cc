@@ -44,6 +44,11 @@ std::span<const std::byte> Store::Pin::View(uint64_t offset, uint64_t size) cons
   return store_->impl_->tier(record.tier)->View(record.allocation, offset, size);
 }
 
+std::span<const std::byte> Store::Pin::Head(uint64_t bytes) const {
+  const Record& record = block_->records()[slot_];
+  return store_->impl_->tier(record.tier)->Head(record.allocation, bytes);
+}
+
 RecordPlace Store::Pin::Locate() const {
   const auto& record = block_->records()[slot_];
   return store_->impl_->tier(record.tier)->Locate(record.allocation, record.bytes);

@@ -176,6 +176,8 @@ class Store {
     // As Tier::Read and Tier::View.
     absl::Status Read(uint64_t offset, std::span<std::byte> out) const;
     std::span<const std::byte> View(uint64_t offset, uint64_t size) const;
+    // As Tier::Head.
+    std::span<const std::byte> Head(uint64_t bytes) const;
     // As Tier::Locate, of the whole record.
     RecordPlace Locate() const;
 

@@ -64,6 +64,12 @@ class Tier {
   // Valid until Free.
   virtual std::span<const std::byte> View(const Allocation& allocation, uint64_t offset,
                                           uint64_t size) const = 0;
+  // The record's first `bytes`, where the tier keeps a copy of them for a host that cannot address
+  // the others; else empty. Valid until Free.
+  virtual std::span<const std::byte> Head(const Allocation& /*allocation*/,
+                                          uint64_t /*bytes*/) const {
+    return {};
+  }
   // Where the host may write the record's first `bytes` itself, in order, instead of by Write;
   // empty when it may not. Valid until Free.
   virtual std::vector<std::span<std::byte>> Room(const Allocation& /*allocation*/,

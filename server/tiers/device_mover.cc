@@ -22,6 +22,12 @@ void AddCopies(const RecordMove& move, std::vector<gpu::Copy>* copies) {
   }
 }
 
+void KeepHead(const RecordMove& move) {
+  const uint64_t bytes = std::min(move.bytes, PagedTier::kPageBytes);
+  const auto head = move.source->View(move.from, 0, bytes);
+  if (!head.empty()) static_cast<PagedTier*>(move.destination)->KeepHead(move.to, head);
+}
+
 }  // namespace
 
 void DeviceMover::Move(std::vector<RecordMove> moves, Done done) {
@@ -43,6 +49,7 @@ void DeviceMover::RunNext() {
   std::vector<gpu::Copy> copies;
   for (const RecordMove& move : batch.moves) AddCopies(move, &copies);
   const absl::Status status = device_.CopyAll(copies);
+  if (status.ok()) std::for_each(batch.moves.begin(), batch.moves.end(), KeepHead);
   bool more;
   {
     absl::MutexLock lock(&mu_);

@@ -50,6 +50,25 @@ TEST(DeviceMover, CopiesBetweenPiecesCutAtDifferentPlaces) {
   EXPECT_EQ(arrived, bytes);
 }
 
+TEST(DeviceMover, LeavesTheHeadOnTheHost) {
+  DeviceWorld world;
+  constexpr uint64_t kBytes = 10'000;
+  const RecordMove up{&world.second(), *world.second().Allocate(kBytes), &world.first(),
+                      *world.first().Allocate(kBytes), kBytes};
+  const std::vector<std::byte> bytes(kBytes, std::byte{5});
+  EXPECT_TRUE(world.second().Write(up.from, 0, bytes).ok());
+  world.mover().Move({up}, [](std::span<const absl::Status>) {});
+  EXPECT_THAT(world.first().Head(up.to, 100), testing::IsEmpty()) << "before it is there";
+  world.Finish();
+  EXPECT_THAT(world.first().Head(up.to, 100),
+              testing::ElementsAreArray(std::span(bytes).first(100)));
+  const RecordMove down{&world.first(), up.to, &world.second(), *world.second().Allocate(kBytes),
+                        kBytes};
+  world.mover().Move({down}, [](std::span<const absl::Status>) {});
+  world.Finish();
+  EXPECT_EQ(world.second().View(down.to, 0, 1)[0], std::byte{5});
+}
+
 TEST(DeviceMover, SaysWhenTheDeviceFailed) {
   DeviceWorld world;
   const RecordMove move{&world.first(), *world.first().Allocate(100), &world.second(),

@@ -41,6 +41,66 @@ TEST(GpuTier, SaysWhenTheDeviceIsLost) {
   EXPECT_EQ((*tier)->Write(*at, 0, bytes).code(), absl::StatusCode::kInternal);
 }
 
+class GpuTierHead : public testing::Test {
+ protected:
+  static std::vector<std::byte> Bytes(size_t size, int of) {
+    return std::vector<std::byte>(size, static_cast<std::byte>(of));
+  }
+  // What the tier keeps of the first `bytes`.
+  std::vector<std::byte> Head(const Allocation& at, uint64_t bytes) const {
+    const auto head = tier_->Head(at, bytes);
+    return {head.begin(), head.end()};
+  }
+
+  static constexpr uint64_t kPage = GpuTier::kPageBytes;
+  gpu::FakeDevice device_;
+  std::unique_ptr<GpuTier> tier_ = *GpuTier::Create(&device_, 1 << 20);
+};
+
+TEST_F(GpuTierHead, IsWhatWasWrittenFirst) {
+  const Allocation at = *tier_->Allocate(3 * kPage);
+  EXPECT_EQ(Head(at, 1), Bytes(0, 0));
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(100, 1)).ok());
+  ASSERT_TRUE(tier_->Write(at, 100, Bytes(2 * kPage, 2)).ok());
+  EXPECT_EQ(Head(at, 100), Bytes(100, 1));
+  EXPECT_EQ(Head(at, 101), Bytes(0, 0)) << "not at hand";
+}
+
+TEST_F(GpuTierHead, IsAPageAtMost) {
+  const Allocation at = *tier_->Allocate(3 * kPage);
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(3 * kPage, 1)).ok());
+  EXPECT_EQ(Head(at, kPage), Bytes(kPage, 1));
+  EXPECT_EQ(Head(at, kPage + 1), Bytes(0, 0));
+}
+
+TEST_F(GpuTierHead, IsForgottenWhereItIsWrittenOver) {
+  const Allocation at = *tier_->Allocate(kPage);
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(100, 1)).ok());
+  ASSERT_TRUE(tier_->Write(at, 99, Bytes(10, 2)).ok());
+  EXPECT_EQ(Head(at, 100), Bytes(0, 0));
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(50, 3)).ok());
+  EXPECT_EQ(Head(at, 50), Bytes(50, 3));
+}
+
+TEST_F(GpuTierHead, IsNothingOfAWriteThatFailed) {
+  const Allocation at = *tier_->Allocate(kPage);
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(100, 1)).ok());
+  device_.Lose();
+  EXPECT_FALSE(tier_->Write(at, 0, Bytes(100, 2)).ok());
+  EXPECT_EQ(Head(at, 100), Bytes(0, 0));
+}
+
+TEST_F(GpuTierHead, GoesWithItsRecord) {
+  const Allocation at = *tier_->Allocate(2 * kPage);
+  ASSERT_TRUE(tier_->Write(at, 0, Bytes(100, 1)).ok());
+  tier_->Free({PageRun{at.front().first + 1, 1}});
+  EXPECT_EQ(Head(at, 100), Bytes(100, 1)) << "only the record's end was freed";
+  tier_->Free({PageRun{at.front().first, 1}});
+  const Allocation next = *tier_->Allocate(2 * kPage);
+  ASSERT_EQ(next.front().first, at.front().first);
+  EXPECT_EQ(Head(next, 1), Bytes(0, 0));
+}
+
 TEST(HostTierPinning, PinsAllOfItAndLetsItGo) {
   gpu::FakeDevice device;
   {

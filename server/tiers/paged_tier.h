@@ -27,6 +27,10 @@ class PagedTier : public Tier {
   absl::StatusOr<Allocation> Allocate(uint64_t record_bytes) override;
   void Free(const Allocation& allocation) override;
 
+  // Told what a record begins with, as much as there is at hand of its first page, by who wrote it
+  // past Write: for a tier that the host cannot read.
+  virtual void KeepHead(const Allocation& /*allocation*/, std::span<const std::byte> /*head*/) {}
+
   // Where the first `bytes` of a record lie, in order: addresses in the tier's own memory, each of
   // which one copy can take.
   std::vector<std::span<std::byte>> Pieces(const Allocation& allocation, uint64_t bytes) const;

@@ -13,6 +13,7 @@
 #include "grpcpp/grpcpp.h"
 #include "kvstow/v1/kvstow.grpc.pb.h"
 #include "server/rpc/connection_listener.h"
+#include "space/streaming_copy.h"
 #include "tests/testing/latencies.h"
 
 namespace kvstow::testing {
@@ -24,42 +25,88 @@ using Bidi = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 constexpr size_t kStreamBytes = size_t{128} << 20;
 constexpr auto kLong = absl::Minutes(1);
 
-// Borrows the bytes for ever.
-grpc::ByteBuffer Borrowed(std::vector<std::byte>& bytes) {
-  const grpc::Slice slice(
-      bytes.data(), bytes.size(), [](void*) {}, nullptr);
+// One end's: all that a stream carries, or as much as a chunk for every place in it.
+class Bytes {
+ public:
+  explicit Bytes(BareBytes which)
+      : bytes_(which == BareBytes::kMemory ? kStreamBytes : kBareChunkBytes) {
+    for (size_t i = 0; i < bytes_.size(); ++i) bytes_[i] = static_cast<std::byte>(i * 31 >> 5);
+  }
+  // The chunk that begins at `offset` of the stream, borrowed for ever.
+  grpc::ByteBuffer Chunk(size_t offset) {
+    const grpc::Slice slice(
+        bytes_.data() + offset % bytes_.size(), kBareChunkBytes, [](void*) {}, nullptr);
+    return grpc::ByteBuffer(&slice, 1);
+  }
+  // Takes the message that begins there; returns where the next one does.
+  size_t Land(const grpc::ByteBuffer& message, size_t offset) {
+    if (bytes_.size() < kStreamBytes) return offset + message.Length();
+    std::vector<grpc::Slice> slices;
+    if (!message.Dump(&slices).ok()) std::abort();
+    for (const grpc::Slice& slice : slices) {
+      if (slice.size() > bytes_.size() - offset) std::abort();
+      StreamingCopy(bytes_.data() + offset, reinterpret_cast<const std::byte*>(slice.begin()),
+                    slice.size());
+      offset += slice.size();
+    }
+    return offset;
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+// A stream's first message says what it moves.
+grpc::ByteBuffer Naming(BareBytes which) {
+  const grpc::Slice slice(which == BareBytes::kMemory ? "m" : "c", 1);
   return grpc::ByteBuffer(&slice, 1);
 }
+bool NamesMemory(const grpc::ByteBuffer& message) {
+  grpc::Slice slice;
+  return message.DumpToSingleSlice(&slice).ok() && slice.size() == 1 && *slice.begin() == 'm';
+}
+
+// What the serving end has of both.
+struct Held {
+  Bytes chunk{BareBytes::kOneChunk};
+  Bytes memory{BareBytes::kMemory};
+  Bytes* Named(const grpc::ByteBuffer& first) { return NamesMemory(first) ? &memory : &chunk; }
+};
 
 // Writes its bytes and ends.
 class Sender final : public Bidi {
  public:
-  explicit Sender(std::vector<std::byte>& chunk)
-      : message_(Borrowed(chunk)), left_(kStreamBytes / chunk.size()) {
+  explicit Sender(Held* held) : held_(*held) { StartRead(&message_); }
+  void OnReadDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status(grpc::StatusCode::ABORTED, "nothing named"));
+    bytes_ = held_.Named(message_);
     OnWriteDone(true);
   }
   void OnWriteDone(bool ok) override {
-    if (!ok || left_-- == 0) {
-      Finish(grpc::Status::OK);
-    } else {
-      StartWrite(&message_);
-    }
+    if (!ok || sent_ == kStreamBytes) return Finish(grpc::Status::OK);
+    message_ = bytes_->Chunk(sent_);
+    sent_ += kBareChunkBytes;
+    StartWrite(&message_);
   }
   void OnDone() override { delete this; }
 
  private:
-  const grpc::ByteBuffer message_;
-  size_t left_;
+  Held& held_;
+  Bytes* bytes_ = nullptr;
+  grpc::ByteBuffer message_;
+  size_t sent_ = 0;
 };
 
 // Reads to the end.
 class Receiver final : public Bidi {
  public:
-  Receiver() { StartRead(&message_); }
+  explicit Receiver(Held* held) : held_(*held) { StartRead(&message_); }
   void OnReadDone(bool ok) override {
-    if (!ok) {
-      Finish(grpc::Status::OK);
-      return;
+    if (!ok) return Finish(grpc::Status::OK);
+    if (bytes_ == nullptr) {
+      bytes_ = held_.Named(message_);
+    } else {
+      received_ = bytes_->Land(message_, received_);
     }
     message_.Clear();
     StartRead(&message_);
@@ -67,7 +114,10 @@ class Receiver final : public Bidi {
   void OnDone() override { delete this; }
 
  private:
+  Held& held_;
+  Bytes* bytes_ = nullptr;
   grpc::ByteBuffer message_;
+  size_t received_ = 0;
 };
 
 using Base = v1::Kvstow::WithRawCallbackMethod_Put<v1::Kvstow::WithRawCallbackMethod_Get<
@@ -75,8 +125,8 @@ using Base = v1::Kvstow::WithRawCallbackMethod_Put<v1::Kvstow::WithRawCallbackMe
 
 class Service final : public Base {
  public:
-  Bidi* Get(grpc::CallbackServerContext*) override { return new Sender(chunk_); }
-  Bidi* Put(grpc::CallbackServerContext*) override { return new Receiver(); }
+  Bidi* Get(grpc::CallbackServerContext*) override { return new Sender(&held_); }
+  Bidi* Put(grpc::CallbackServerContext*) override { return new Receiver(&held_); }
   // The request id says how many tiers the answer has, a byte each.
   grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context,
                                    const v1::LookupRequest* request,
@@ -89,7 +139,7 @@ class Service final : public Base {
   }
 
  private:
-  std::vector<std::byte> chunk_ = std::vector<std::byte>(kBareChunkBytes, std::byte{1});
+  Held held_;
 };
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& socket) {
@@ -138,25 +188,27 @@ void ServeBare(const std::string& socket) {
   std::abort();  // nobody shuts it down
 }
 
-double BareStreamFrom(const std::string& socket, double seconds) {
+double BareStreamFrom(const std::string& socket, BareBytes which, double seconds) {
   const auto channel = Connect(socket);
+  Bytes bytes(which);
   return MedianRate(seconds, [&] {
     client::BulkStream stream({channel, client::Deadline::In(kLong), nullptr}, "Get");
     size_t received = 0;
     grpc::ByteBuffer message;
-    while (stream.Read(&message)) received += message.Length();
+    if (!stream.Write(Naming(which)) || !stream.WritesDone()) return false;
+    while (stream.Read(&message)) received = bytes.Land(message, received);
     return stream.Finish().ok() && received == kStreamBytes;
   });
 }
 
-double BareStreamTo(const std::string& socket, double seconds) {
+double BareStreamTo(const std::string& socket, BareBytes which, double seconds) {
   const auto channel = Connect(socket);
-  std::vector<std::byte> chunk(kBareChunkBytes, std::byte{1});
+  Bytes bytes(which);
   return MedianRate(seconds, [&] {
     client::BulkStream stream({channel, client::Deadline::In(kLong), nullptr}, "Put");
-    bool sent = true;
-    for (size_t i = 0; i < kStreamBytes / chunk.size(); ++i) {
-      sent = sent && stream.Write(Borrowed(chunk));
+    bool sent = stream.Write(Naming(which));
+    for (size_t at = 0; at < kStreamBytes; at += kBareChunkBytes) {
+      sent = sent && stream.Write(bytes.Chunk(at));
     }
     sent = sent && stream.WritesDone();
     return stream.Finish().ok() && sent;

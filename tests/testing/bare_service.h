@@ -13,10 +13,15 @@ inline constexpr size_t kBareChunkBytes = size_t{1} << 20;
 // Serves the bare calls at a Unix socket; never returns.
 [[noreturn]] void ServeBare(const std::string& socket);
 
+// What a bare stream moves.
+enum class BareBytes {
+  kOneChunk,  // the same chunk over and over; what is received is dropped
+  kMemory,    // as many different bytes as the stream has; what is received is copied to its place
+};
 // GB/s (1e9 bytes) of chunks over the Unix socket of a process that serves them: from it, and to
 // it. Medians of streams of 128 MiB.
-double BareStreamFrom(const std::string& socket, double seconds);
-double BareStreamTo(const std::string& socket, double seconds);
+double BareStreamFrom(const std::string& socket, BareBytes bytes, double seconds);
+double BareStreamTo(const std::string& socket, BareBytes bytes, double seconds);
 
 // Seconds that calls took, ascending: each brings `request_bytes`, and is answered with
 // `response_bytes`, by `clients` at a time, each on a connection of its own.

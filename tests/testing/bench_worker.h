@@ -13,12 +13,12 @@
 
 namespace kvstow::testing {
 
-// Llama-3.1-8B's planes, eight of its layers: 4 MiB a block.
-inline SpaceSpec BenchSpec(CodecId codec) {
+// Llama-3.1-8B's planes, `layers` of its 32: half a MiB a layer of a block of 128 tokens.
+inline SpaceSpec BenchSpec(CodecId codec, uint32_t layers = 8) {
   SpaceSpec spec;
   spec.model = {"transport-benchmark", "", ""};
   LayerGroup group;
-  for (uint32_t i = 0; i < 8; ++i) group.layers.push_back(i);
+  for (uint32_t i = 0; i < layers; ++i) group.layers.push_back(i);
   group.kv_heads = 8;
   group.k_dim = group.v_dim = 128;
   spec.groups = {group};
@@ -27,14 +27,15 @@ inline SpaceSpec BenchSpec(CodecId codec) {
 }
 
 struct BenchWorker {
-  BenchWorker(const std::string& target, DataPath path, CodecId codec, size_t blocks) {
+  BenchWorker(const std::string& target, DataPath path, CodecId codec, size_t blocks,
+              uint32_t layers = 8) {
     ClientOptions options;
     options.target = target;
     options.path = path;
     options.connect_wait = absl::Seconds(20);
     options.lookup_deadline = options.get_deadline = options.put_deadline = absl::Minutes(5);
     client = Client::Create(options);
-    space = *client->OpenSpace(BenchSpec(codec));
+    space = *client->OpenSpace(BenchSpec(codec, layers));
     keys = space->Keys(std::vector<uint32_t>(blocks * 128, 1));
     for (size_t b = 0; b < blocks; ++b) values.push_back(MakeBlock(space->layout(), b));
     pages = values;
