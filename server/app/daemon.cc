@@ -26,6 +26,10 @@
 namespace kvstow {
 namespace {
 
+// Where the executor's threads compute: a Lookup, a message and above all the engine beside the
+// daemon wait for microseconds of a processor, a plane for milliseconds.
+constexpr int kCpuCodecNiceness = 5;
+
 // Beside kvstow.v1.Kvstow, where the daemon uses a GPU.
 constexpr char kGpuHealthService[] = "kvstow.gpu";
 
@@ -117,7 +121,8 @@ absl::Status Daemon::Parts::StartData(const DaemonConfig& config) {
   // Threads that wait for the device are none that compute.
   const size_t lanes =
       SharesDeviceMemory(config) ? DeviceReadLanes::kLanes + DeviceWriteLanes::kLanes : 0;
-  executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size() + lanes);
+  executor = std::make_unique<ThreadPool>(config.threads + gpu.codecs.size() + lanes,
+                                          gpu.device == nullptr ? kCpuCodecNiceness : 0);
   if (gpu.tier != nullptr) {
     mover = std::make_unique<DeviceMover>(gpu.device.get(), executor.get());
   }

@@ -1,12 +1,27 @@
 #include "server/app/thread_pool.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <utility>
 
 namespace kvstow {
 
-ThreadPool::ThreadPool(size_t threads) {
+namespace {
+
+// Of this thread, which Linux counts as a process here. Where it is refused the thread is as
+// before.
+void AddNiceness(int niceness) {
+  if (niceness == 0) return;
+  const auto thread = static_cast<id_t>(gettid());
+  setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + niceness);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(size_t threads, int niceness) {
   threads_.reserve(threads);
-  for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
+  for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this, niceness] { Run(niceness); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -45,7 +60,8 @@ absl::AnyInvocable<void()> ThreadPool::PopWork() {
   return nullptr;
 }
 
-void ThreadPool::Run() {
+void ThreadPool::Run(int niceness) {
+  AddNiceness(niceness);
   for (;;) {
     absl::AnyInvocable<void()> work;
     {

@@ -18,7 +18,9 @@ namespace kvstow {
 
 class ThreadPool final : public Executor {
  public:
-  explicit ThreadPool(size_t threads);
+  // `niceness` is added to that of the thread that makes the pool: above 0, other threads of the
+  // machine go first.
+  explicit ThreadPool(size_t threads, int niceness = 0);
   ~ThreadPool() override;
 
   void Schedule(WorkPriority priority, absl::AnyInvocable<void()> work) override;
@@ -30,7 +32,7 @@ class ThreadPool final : public Executor {
 
  private:
   static constexpr size_t kPriorities = 3;
-  void Run();
+  void Run(int niceness);
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return queued_ > 0; }
   bool IsIdle() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return queued_ == 0 && running_ == 0; }
   bool ShouldWake() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopping_ || HasWork(); }
