@@ -275,6 +275,19 @@ TEST_F(RpcTest, TwoClientsPuttingTheSameBlock) {
   EXPECT_EQ(other.Put({keys_[0]}, Blocks(1)).answers[0].kind(), Answer::EXISTS);
 }
 
+// More than the daemon reads ahead; the end of the stream keeps its place, too.
+TEST_F(RpcTest, PutMayBeSentWithoutWaiting) {
+  std::vector<v1::PutRequest> messages = {worker_->Announce(keys_)};
+  for (const auto& chunk : RawWorker::ChunksOf(Blocks(3))) messages.push_back(chunk);
+  messages.push_back(RawWorker::Commit());
+  for (int i = 0; i < 20; ++i) {
+    const grpc::Status status = SendPut(messages);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ASSERT_EQ(worker_->Lookup(keys_), 3u);
+    worker_->Drop(keys_);
+  }
+}
+
 // ---- What the KV may hold ----
 
 TEST_F(RpcTest, NonFiniteTilesComeBackBitForBit) {
