@@ -15,6 +15,7 @@
 #include "tests/testing/fake_encoding_kv.h"
 #include "tests/testing/fake_worker_gpu.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/put_past_pending.h"
 #include "tests/testing/record_of.h"
 
 namespace kvstow::testing {
@@ -86,6 +87,10 @@ class DeviceEncodingTest : public DaemonTest {
     request.device = std::move(kv);
     return request;
   }
+  // Behind a call that was given up just before.
+  PutBlocksResult Put(std::shared_ptr<DeviceKv> kv) {
+    return PutPastPending([&] { return space_->PutBlocks(Request(kv)); });
+  }
   size_t Stored() { return space_->Lookup(keys_, {.ttl = absl::ZeroDuration()}).blocks; }
   void ExpectNothingStored(const PutBlocksResult& result) {
     EXPECT_EQ(result.stored, 0u);
@@ -93,11 +98,7 @@ class DeviceEncodingTest : public DaemonTest {
   }
   // Whatever was wrong, the next Put is as good as any.
   void ExpectTheNextIsStored(std::shared_ptr<DeviceKv> kv) {
-    auto put = space_->PutBlocks(Request(kv));
-    // Cancelling travels, too.
-    while (put.status.ok() && put.blocks[0].refusal == "pending") {
-      put = space_->PutBlocks(Request(kv));
-    }
+    const auto put = Put(std::move(kv));
     EXPECT_EQ(put.stored, kBlocks) << put.status;
     EXPECT_EQ(Stored(), kBlocks);
   }
@@ -161,7 +162,7 @@ TEST_F(DeviceEncodingTest, AStreamThatIsStuckCostsTheDeadlineAndNoMore) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(late.status)) << late.status;
   ExpectNothingStored(late);
   // What it left is on the stream still.
-  const auto next = space_->PutBlocks(Request(kv));
+  const auto next = Put(kv);
   EXPECT_TRUE(absl::IsUnavailable(next.status)) << next.status;
   ExpectNothingStored(next);
   kv->set_stuck(false);
@@ -227,24 +228,24 @@ TEST_F(DeviceEncodingTest, PlanesThatTheDaemonRefuses) {
 TEST_F(DeviceEncodingTest, WhatTheDeviceSaysIsWhyNothingIsStored) {
   const auto lost = NewKv();
   lost->set_encode_status(absl::InternalError("the device is lost"));
-  const auto refused = space_->PutBlocks(Request(lost));
+  const auto refused = Put(lost);
   EXPECT_THAT(std::string(refused.status.message()), HasSubstr("the device is lost"));
   ExpectNothingStored(refused);
 
   const auto later = NewKv();
   later->set_passed_status(absl::InternalError("lost on the way"));
-  const auto broken = space_->PutBlocks(Request(later));
+  const auto broken = Put(later);
   EXPECT_THAT(std::string(broken.status.message()), HasSubstr("lost on the way"));
   ExpectNothingStored(broken);
 
   const auto takes_none = NewKv({.most_planes = 0});
-  const auto none = space_->PutBlocks(Request(takes_none));
+  const auto none = Put(takes_none);
   EXPECT_THAT(std::string(none.status.message()), HasSubstr("took 0 of"));
   ExpectNothingStored(none);
 
   const auto forgets = NewKv();
   forgets->set_spoil([](std::vector<PlaneEncodedOnDevice>* planes) { planes->pop_back(); });
-  const auto fewer = space_->PutBlocks(Request(forgets));
+  const auto fewer = Put(forgets);
   EXPECT_THAT(std::string(fewer.status.message()), HasSubstr("planes to encode and gave"));
   ExpectNothingStored(fewer);
   ExpectTheNextIsStored(NewKv());

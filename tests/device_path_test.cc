@@ -20,6 +20,7 @@
 #include "kvstow/client.h"
 #include "tests/testing/kv_data.h"
 #include "tests/testing/process.h"
+#include "tests/testing/put_past_pending.h"
 #include "tests/testing/temp_dir.h"
 
 namespace kvstow::testing {
@@ -341,11 +342,7 @@ TEST_F(DevicePathTest, AStreamThatIsBehindCostsAPutItsDeadline) {
   go = true;
   cudaStreamSynchronize(cudaStreamPerThread);
   put.deadline = absl::Seconds(60);
-  auto stored = host_space_->PutBlocks(put);
-  // The one that was given up may still hold the blocks.
-  while (stored.status.ok() && stored.blocks[0].refusal == "pending") {
-    stored = host_space_->PutBlocks(put);
-  }
+  const auto stored = PutPastPending([&] { return host_space_->PutBlocks(put); });
   ASSERT_EQ(stored.stored, kBlocks) << stored.status;
   EXPECT_TRUE(GetOnHost() == right);
 }

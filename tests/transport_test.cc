@@ -14,6 +14,7 @@
 #include "tests/testing/fake_encoding_kv.h"
 #include "tests/testing/fake_worker_gpu.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/put_past_pending.h"
 #include "tests/testing/way.h"
 
 namespace kvstow::testing {
@@ -125,11 +126,7 @@ class TransportTest : public DaemonTest, public ::testing::WithParamInterface<Wa
     return *MakeCpuCoder()->ForSpace(space_->layout().spec(), space_->layout().shard());
   }
   void PutAll() {
-    auto put = space_->PutBlocks(OnItsPath(PutRequest()));
-    // A call that was given up just before may still hold the blocks: cancelling travels, too.
-    while (put.status.ok() && put.blocks[0].refusal == "pending") {
-      put = space_->PutBlocks(OnItsPath(PutRequest()));
-    }
+    const auto put = PutPastPending([&] { return space_->PutBlocks(OnItsPath(PutRequest())); });
     ASSERT_EQ(put.stored, keys_.size()) << put.status << " " << put.blocks[0].refusal;
     // A region that a call left behind is being replaced; meanwhile there is the next path.
     const bool replacing =
