@@ -29,7 +29,7 @@ class RawWorker {
   ~RawWorker();
 
   v1::Kvstow::Stub& stub() { return *stub_; }
-  std::unique_ptr<grpc::ClientContext> Context(int seconds = 20) const;
+  std::unique_ptr<grpc::ClientContext> Context(int seconds = 60) const;
   const std::string& session() const { return session_; }
   // Ends the session stream and waits until the server has ended it.
   void EndSession();
