@@ -449,6 +449,26 @@ TEST_F(InPlacePutTest, GetGivesWhatWasPut) {
   }
 }
 
+// Without a slot planes that go out as they are stored are checked by who asks for them.
+TEST_F(InPlacePutTest, GetNeedsNoOtherThread) {
+  ASSERT_TRUE(Store());
+  DamageLastPlane();
+  for (const PlaneForm form : {PlaneForm::kDecoded, PlaneForm::kEncoded}) {
+    const auto get = *service_.Get(kDefaultTenant, session_->id(), space_, {&key_, 1}, {}, form);
+    std::vector<PlaneDelivery::Kind> kinds;
+    const auto take = [&](absl::StatusOr<PlaneDelivery> d) { kinds.push_back(d->kind); };
+    for (size_t p = 0; p <= block_.size(); ++p) get->Next(take);
+    using Kind = PlaneDelivery::Kind;
+    // The first Get finds the damage, and takes the block out of the store.
+    if (form == PlaneForm::kDecoded) {
+      EXPECT_THAT(kinds, ::testing::ElementsAre(Kind::kPlane, Kind::kDamage, Kind::kEnd));
+    } else {
+      EXPECT_THAT(kinds, ::testing::Each(Kind::kEnd));
+    }
+  }
+  EXPECT_EQ(stats_.totals().checksum_failures, 1u);
+}
+
 // Without a slot the values are borrowed where they are stored: as long as somebody has them, they
 // stay there.
 TEST_F(InPlacePutTest, WhatWasGivenOutOutlivesItsBlock) {

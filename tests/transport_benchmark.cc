@@ -129,13 +129,17 @@ void RawRows(const Peers& peers) {
   };
   const auto [chunk_to, chunk_from] = bare(BareBytes::kOneChunk);
   const auto [memory_to, memory_from] = bare(BareBytes::kMemory);
+  const auto [checked_to, checked_from] = bare(BareBytes::kChecked);
   const Limit to{chunk_to, "the bare stream"};
   const Limit from{chunk_from, "the bare stream"};
   std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream to another process", to.rate);
   std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream from it", from.rate);
   Row("the same out of memory and into it, to", memory_to, to.rate, to.name);
   Row("the same out of memory and into it, from", memory_from, from.rate, from.name);
-  RawCodec(peers.target, DataPath::kGrpc, to, from);
+  Row("the same with the daemon's checksums, to", checked_to, to.rate, to.name);
+  Row("the same with the daemon's checksums, from", checked_from, from.rate, from.name);
+  RawCodec(peers.target, DataPath::kGrpc, {checked_to, "the one with checksums"},
+           {checked_from, "the one with checksums"});
   Limit copy{0, "memcpy"};
   {
     BenchWorker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, kRawBlocks, kLayers);

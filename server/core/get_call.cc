@@ -19,6 +19,8 @@ constexpr size_t kWindowBytes = size_t{8} << 20;
 constexpr size_t kPlanesATurn = 16;
 // What a plane counts at least: small ones cost something, too.
 constexpr size_t kLeastCost = 4096;
+// Larger planes are not checked on the transport's thread: others wait for it.
+constexpr size_t kMostCheckedInPlace = size_t{1} << 20;
 
 // A decoded plane, counted in flight while anybody refers to it.
 struct DecodedPlane {
@@ -42,6 +44,7 @@ absl::StatusOr<std::shared_ptr<GetCall>> GetCall::Create(CallContext& context,
       new GetCall(context, std::move(session), std::move(space), form, std::move(slot)));
   KVSTOW_RETURN_IF_ERROR(call->ChoosePlanes(layers));
   call->Hold(keys);
+  call->checks_in_place_ = call->CanCheckInPlace();
   return call;
 }
 
@@ -76,6 +79,17 @@ void GetCall::Hold(std::span<const BlockKey> keys) {
     block->pin = std::make_shared<const Store::Pin>(std::move(pin));
     held_.push_back(std::move(block));
   }
+}
+
+bool GetCall::CanCheckInPlace() const {
+  const bool as_stored =
+      form_ == PlaneForm::kEncoded || space_->layout().spec().codec.codec == CodecId::kRaw;
+  return as_stored && staging_.bytes.empty() &&
+         std::all_of(held_.begin(), held_.end(),
+                     [](const auto& block) { return block->pin->tier() == TierKind::kHost; }) &&
+         std::all_of(planes_.begin(), planes_.end(), [this](size_t plane) {
+           return space_->layout().planes()[plane].raw_bytes <= kMostCheckedInPlace;
+         });
 }
 
 absl::StatusOr<GetCall::RecordBytes> GetCall::BytesAt(const std::shared_ptr<const Store::Pin>& pin,
@@ -127,6 +141,7 @@ void GetCall::Next(OnPlane on_plane) {
     waiting_ = std::move(on_plane);
   }
   Prepare();
+  while (const auto job = NextInPlace()) Produce(*job);
   Deliver();
 }
 
@@ -172,6 +187,7 @@ void GetCall::OpenAll() {
 }
 
 void GetCall::Prepare() {
+  if (checks_in_place_) return;
   if (staging_.on_device()) return PrepareTurns();
   if (MustOpenFirst()) return;
   while (auto job = NextJob(Runner::kNew)) {
@@ -206,6 +222,12 @@ std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
   if (job && runner == Runner::kNew) ++runners_;
   if (!job && runner == Runner::kRunning) --runners_;
   return job;
+}
+
+std::optional<GetCall::Job> GetCall::NextInPlace() {
+  absl::MutexLock lock(&mu_);
+  if (!checks_in_place_ || !waiting_ || FrontReady()) return std::nullopt;
+  return NextJobLocked();
 }
 
 std::optional<GetCall::Job> GetCall::NextJobLocked() {

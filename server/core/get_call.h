@@ -141,6 +141,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
 
   absl::Status ChoosePlanes(std::span<const uint32_t> layers);
   void Hold(std::span<const BlockKey> keys);
+  // Whether planes go out as they are stored in host memory, and are small: such a one is checked
+  // when it is asked for, on the caller's thread, whose next step sends it out of that core's
+  // cache. On other threads, ahead, its bytes would come out of memory twice.
+  bool CanCheckInPlace() const;
   // Reads the record's header, the first time. On executor threads: it may be far away.
   void Open(HeldBlock& block) const;
   void ParseHead(HeldBlock& block, std::span<const std::byte> head) const;
@@ -162,6 +166,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // who asks: a new one that will begin with it, or one that ends without it.
   enum class Runner { kNew, kRunning };
   std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
+  // The plane somebody waits for, to be checked in place; none for calls that prepare ahead.
+  std::optional<Job> NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The plane that is next, without a place; and on to the one after it.
   Job JobAtHand(std::shared_ptr<Slot> slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -234,7 +240,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<const SpaceContext> space_;
   const PlaneForm form_;
-  const StagingSlot staging_;   // empty: none
+  const StagingSlot staging_;  // empty: none
+  bool checks_in_place_ = false;
   std::vector<size_t> planes_;  // indices into the layout, those asked for
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;

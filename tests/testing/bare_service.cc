@@ -10,6 +10,7 @@
 #include "client/channel.h"
 #include "client/socket_buffers.h"
 #include "client/unary_call.h"
+#include "codec/crc32c.h"
 #include "grpcpp/grpcpp.h"
 #include "kvstow/v1/kvstow.grpc.pb.h"
 #include "server/rpc/connection_listener.h"
@@ -26,14 +27,18 @@ constexpr size_t kStreamBytes = size_t{128} << 20;
 constexpr auto kLong = absl::Minutes(1);
 
 // One end's: all that a stream carries, or as much as a chunk for every place in it.
+enum class Sums { kNone, kOfEachChunk };
 class Bytes {
  public:
-  explicit Bytes(BareBytes which)
-      : bytes_(which == BareBytes::kMemory ? kStreamBytes : kBareChunkBytes) {
+  explicit Bytes(BareBytes which, Sums sums = Sums::kNone)
+      : sums_(sums), bytes_(which == BareBytes::kOneChunk ? kBareChunkBytes : kStreamBytes) {
     for (size_t i = 0; i < bytes_.size(); ++i) bytes_[i] = static_cast<std::byte>(i * 31 >> 5);
   }
   // The chunk that begins at `offset` of the stream, borrowed for ever.
   grpc::ByteBuffer Chunk(size_t offset) {
+    if (sums_ == Sums::kOfEachChunk) {
+      sum_ = Crc32c(std::span(bytes_).subspan(offset, kBareChunkBytes));
+    }
     const grpc::Slice slice(
         bytes_.data() + offset % bytes_.size(), kBareChunkBytes, [](void*) {}, nullptr);
     return grpc::ByteBuffer(&slice, 1);
@@ -45,32 +50,52 @@ class Bytes {
     if (!message.Dump(&slices).ok()) std::abort();
     for (const grpc::Slice& slice : slices) {
       if (slice.size() > bytes_.size() - offset) std::abort();
-      StreamingCopy(bytes_.data() + offset, reinterpret_cast<const std::byte*>(slice.begin()),
-                    slice.size());
+      LandPiece({reinterpret_cast<const std::byte*>(slice.begin()), slice.size()}, offset);
       offset += slice.size();
     }
     return offset;
   }
 
  private:
+  // In steps that the nearest cache holds, as the daemon does it.
+  void LandPiece(std::span<const std::byte> piece, size_t offset) {
+    constexpr size_t kStep = 8 << 10;
+    for (size_t at = 0; at < piece.size(); at += kStep) {
+      const auto step = piece.subspan(at, std::min(kStep, piece.size() - at));
+      if (sums_ == Sums::kOfEachChunk) sum_ = ExtendCrc32c(sum_, step);
+      StreamingCopy(bytes_.data() + offset + at, step.data(), step.size());
+    }
+  }
+
+  const Sums sums_;
+  uint32_t sum_ = 0;  // what a sender would compare, and a receiver keep
   std::vector<std::byte> bytes_;
 };
 
 // A stream's first message says what it moves.
 grpc::ByteBuffer Naming(BareBytes which) {
-  const grpc::Slice slice(which == BareBytes::kMemory ? "m" : "c", 1);
+  const auto name = static_cast<uint8_t>(which);
+  const grpc::Slice slice(&name, 1);
   return grpc::ByteBuffer(&slice, 1);
 }
-bool NamesMemory(const grpc::ByteBuffer& message) {
-  grpc::Slice slice;
-  return message.DumpToSingleSlice(&slice).ok() && slice.size() == 1 && *slice.begin() == 'm';
-}
 
-// What the serving end has of both.
+// What the serving end has of each.
 struct Held {
   Bytes chunk{BareBytes::kOneChunk};
   Bytes memory{BareBytes::kMemory};
-  Bytes* Named(const grpc::ByteBuffer& first) { return NamesMemory(first) ? &memory : &chunk; }
+  Bytes checked{BareBytes::kChecked, Sums::kOfEachChunk};
+  Bytes* Named(const grpc::ByteBuffer& first) {
+    grpc::Slice slice;
+    if (!first.DumpToSingleSlice(&slice).ok() || slice.size() != 1) return &chunk;
+    switch (static_cast<BareBytes>(*slice.begin())) {
+      case BareBytes::kMemory:
+        return &memory;
+      case BareBytes::kChecked:
+        return &checked;
+      default:
+        return &chunk;
+    }
+  }
 };
 
 // Writes its bytes and ends.

@@ -17,6 +17,7 @@ inline constexpr size_t kBareChunkBytes = size_t{1} << 20;
 enum class BareBytes {
   kOneChunk,  // the same chunk over and over; what is received is dropped
   kMemory,    // as many different bytes as the stream has; what is received is copied to its place
+  kChecked,   // the same, and the serving end computes the CRC32C of all of it, as the daemon does
 };
 // GB/s (1e9 bytes) of chunks over the Unix socket of a process that serves them: from it, and to
 // it. Medians of streams of 128 MiB.
