@@ -82,7 +82,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
     return slot_.on_device() ? "cuda" : slot_.bytes.empty() ? "grpc" : "shm";
   }
 
-  // Whether planes are copied as they are added: then that is not for a thread that others need.
+  // Whether planes of a slot are copied as they are added: megabytes, not for a thread that others
+  // need.
   bool copies() const { return !slot_.on_device(); }
 
   // Takes the next bytes, `data` cut in any pieces. INVALID_ARGUMENT for bytes out of order, past

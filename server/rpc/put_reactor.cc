@@ -1,6 +1,7 @@
 #include "server/rpc/put_reactor.h"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -48,7 +49,6 @@ class PutReactor final
       }
       message = *std::move(parsed);
     }
-    const bool copies = message != nullptr && Copies(*message);
     {
       absl::MutexLock lock(&mu_);
       reading_ = false;
@@ -58,11 +58,7 @@ class PutReactor final
       ReadAhead();
       if (std::exchange(taking_, true)) return;
     }
-    if (copies) {
-      TakeNextSoon();
-    } else {
-      TakeNext();
-    }
+    if (GoesOnHere()) TakeArrived();
   }
   void OnWriteDone(bool ok) override {
     if (!ok) {
@@ -83,16 +79,31 @@ class PutReactor final
     return std::static_pointer_cast<PutReactor>(shared_from_this());
   }
 
-  // Messages are taken in order, one at a time. Those that copy planes are taken on the executor,
-  // so that gRPC's threads bring the next one meanwhile and Gets go before them.
-  bool Copies(const IncomingPut& message) const {
-    const auto put = this->put();
-    return put != nullptr && put->copies() && (message.is_chunk || message.request.has_staged());
+  // Messages are taken in order, one at a time, while one of gRPC's other threads brings the next:
+  // a chunk where it arrived, whose core has it in its cache; planes of a slot, which a message
+  // names by the megabyte, on the executor, where Gets go before them.
+  void TakeArrived() {
+    while (TakeNext() && GoesOnHere()) {
+    }
   }
-  void TakeNextSoon() {
-    rpc_.service->RunSoon(WorkPriority::kPut, [self = Self()] { self->TakeNext(); });
+  // Whether the caller is to take the next message.
+  bool GoesOnHere() {
+    absl::MutexLock lock(&mu_);
+    if (arrived_.empty()) {
+      taking_ = false;
+      if (!committed_) WaitForClient();
+      return false;
+    }
+    const auto& next = arrived_.front();
+    if (put_ == nullptr || !put_->copies() || next == nullptr || !next->request.has_staged()) {
+      return true;
+    }
+    rpc_.service->RunSoon(WorkPriority::kPut, [self = Self()] { self->TakeArrived(); });
+    return false;
   }
-  void TakeNext() {
+  // False when the call has ended, or the codec has to catch up first and whoever has seen it do
+  // so goes on.
+  bool TakeNext() {
     std::unique_ptr<IncomingPut> message;
     {
       absl::MutexLock lock(&mu_);
@@ -100,27 +111,21 @@ class PutReactor final
       arrived_.pop_front();
       ReadAhead();
     }
-    if (!finish_.is_open()) return;  // so that nothing is taken any more
+    if (!finish_.is_open()) return false;  // so that nothing is taken any more
     if (absl::Status s = Take(message.get()); !s.ok()) {
       End(s);
-      return;
+      return false;
     }
-    // Lets the codec catch up before taking more: flow control then holds the client back.
+    // Before more is taken: flow control then holds the client back.
     const auto put = this->put();
     put->phases().Enter(CallPhase::kAdmission);
+    turn_ = Turn::kAsked;
     rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
       put->phases().Leave(CallPhase::kAdmission);
-      self->GoOn();
+      if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
+      if (self->GoesOnHere()) self->TakeArrived();
     });
-  }
-  void GoOn() {
-    absl::MutexLock lock(&mu_);
-    if (!arrived_.empty()) {
-      TakeNextSoon();
-      return;
-    }
-    taking_ = false;
-    if (!committed_) WaitForClient();
+    return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
   }
   void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (reading_ || closed_ || arrived_.size() >= kReadAhead) return;
@@ -274,6 +279,10 @@ class PutReactor final
 
   // Messages that wait while one is taken; more would only hold memory.
   static constexpr size_t kReadAhead = 2;
+
+  // Who goes on after WhenBelowInflightLimit: its caller when it was so at once.
+  enum class Turn { kAsked, kAnswered, kLeft };
+  std::atomic<Turn> turn_{Turn::kLeft};
 
   grpc::ByteBuffer incoming_;  // being read
   bool committed_ = false;     // who takes messages only
