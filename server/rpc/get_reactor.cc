@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/core/status_macros.h"
+#include "server/rpc/answer_turn.h"
 #include "server/rpc/bulk_reactor.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/grpc_status.h"
@@ -164,15 +165,14 @@ class GetReactor final
   bool Ask() {
     const auto get = this->get();
     if (get == nullptr) return false;
-    turn_ = Turn::kAsked;
+    turn_.Ask();
     // With a slot the next plane may wait for the client to read those before it.
     if (uses_slot_) WaitForClient();
     get->Next([self = Self()](absl::StatusOr<PlaneDelivery> delivery) {
       self->answer_ = std::move(delivery);
-      if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
-      if (self->Take(std::move(self->answer_))) self->Continue();
+      if (self->turn_.Answer() && self->Take(std::move(self->answer_))) self->Continue();
     });
-    return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
+    return turn_.Leave();
   }
 
   // Whether to go on.
@@ -305,9 +305,7 @@ class GetReactor final
 
   std::atomic<uint64_t> sent_bytes_{0};
 
-  // Who goes on after Next: its caller when the answer came before it returned, else the answer.
-  enum class Turn { kAsked, kAnswered, kLeft };
-  std::atomic<Turn> turn_{Turn::kLeft};
+  AnswerTurn turn_;  // of Next
   absl::StatusOr<PlaneDelivery> answer_;
 
   grpc::ByteBuffer incoming_;  // of the reads

@@ -1,7 +1,6 @@
 #include "server/rpc/put_reactor.h"
 
 #include <algorithm>
-#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "server/core/status_macros.h"
+#include "server/rpc/answer_turn.h"
 #include "server/rpc/bulk_reactor.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/grpc_status.h"
@@ -119,13 +119,12 @@ class PutReactor final
     // Before more is taken: flow control then holds the client back.
     const auto put = this->put();
     put->phases().Enter(CallPhase::kAdmission);
-    turn_ = Turn::kAsked;
+    turn_.Ask();
     rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
       put->phases().Leave(CallPhase::kAdmission);
-      if (self->turn_.exchange(Turn::kAnswered) == Turn::kAsked) return;
-      if (self->GoesOnHere()) self->TakeArrived();
+      if (self->turn_.Answer() && self->GoesOnHere()) self->TakeArrived();
     });
-    return turn_.exchange(Turn::kLeft) == Turn::kAnswered;
+    return turn_.Leave();
   }
   void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (reading_ || closed_ || arrived_.size() >= kReadAhead) return;
@@ -280,9 +279,7 @@ class PutReactor final
   // Messages that wait while one is taken; more would only hold memory.
   static constexpr size_t kReadAhead = 2;
 
-  // Who goes on after WhenBelowInflightLimit: its caller when it was so at once.
-  enum class Turn { kAsked, kAnswered, kLeft };
-  std::atomic<Turn> turn_{Turn::kLeft};
+  AnswerTurn turn_;  // of WhenBelowInflightLimit
 
   grpc::ByteBuffer incoming_;  // being read
   bool committed_ = false;     // who takes messages only

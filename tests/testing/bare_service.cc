@@ -26,8 +26,9 @@ using Bidi = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 constexpr size_t kStreamBytes = size_t{128} << 20;
 constexpr auto kLong = absl::Minutes(1);
 
+enum class Sums { kNone, kOfAll };
+
 // One end's: all that a stream carries, or as much as a chunk for every place in it.
-enum class Sums { kNone, kOfEachChunk };
 class Bytes {
  public:
   explicit Bytes(BareBytes which, Sums sums = Sums::kNone)
@@ -36,7 +37,7 @@ class Bytes {
   }
   // The chunk that begins at `offset` of the stream, borrowed for ever.
   grpc::ByteBuffer Chunk(size_t offset) {
-    if (sums_ == Sums::kOfEachChunk) {
+    if (sums_ == Sums::kOfAll) {
       sum_ = Crc32c(std::span(bytes_).subspan(offset, kBareChunkBytes));
     }
     const grpc::Slice slice(
@@ -62,7 +63,7 @@ class Bytes {
     constexpr size_t kStep = 8 << 10;
     for (size_t at = 0; at < piece.size(); at += kStep) {
       const auto step = piece.subspan(at, std::min(kStep, piece.size() - at));
-      if (sums_ == Sums::kOfEachChunk) sum_ = ExtendCrc32c(sum_, step);
+      if (sums_ == Sums::kOfAll) sum_ = ExtendCrc32c(sum_, step);
       StreamingCopy(bytes_.data() + offset + at, step.data(), step.size());
     }
   }
@@ -83,7 +84,7 @@ grpc::ByteBuffer Naming(BareBytes which) {
 struct Held {
   Bytes chunk{BareBytes::kOneChunk};
   Bytes memory{BareBytes::kMemory};
-  Bytes checked{BareBytes::kChecked, Sums::kOfEachChunk};
+  Bytes checked{BareBytes::kChecked, Sums::kOfAll};
   Bytes* Named(const grpc::ByteBuffer& first) {
     grpc::Slice slice;
     if (!first.DumpToSingleSlice(&slice).ok() || slice.size() != 1) return &chunk;
