@@ -13,8 +13,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -23,6 +26,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "codec/plane.h"
 #include "server/app/malloc_settings.h"
 #include "tests/testing/bare_service.h"
@@ -31,6 +35,7 @@
 #include "tests/testing/latencies.h"
 #include "tests/testing/process.h"
 #include "tests/testing/slot_pipeline.h"
+#include "tests/testing/temp_dir.h"
 
 namespace kvstow::testing {
 namespace {
@@ -217,17 +222,66 @@ void Lossy(const std::string& target, DataPath path, uint32_t threads) {
   worker.Drop();
 }
 
-// Latencies of Lookups of 256 keys by `clients` at a time, each on a connection of its own.
-std::vector<double> LookupLatencies(const std::string& target, size_t clients) {
-  return Latencies(clients, seconds_each, [&] {
-    const auto worker = std::make_shared<BenchWorker>(target, DataPath::kGrpc, CodecId::kRaw, 1);
-    const auto keys = worker->space->Keys(std::vector<uint32_t>(256 * 128, 1));
-    worker->space->Lookup(keys);
-    return [worker, keys] { worker->space->Lookup(keys); };
-  });
+// A client's call, on a connection of its own: of the kind that `--client` names.
+std::function<void()> CallerOf(const std::string& kind, const std::string& peer) {
+  constexpr size_t kKeys = 256;
+  if (kind == "bare") return BareCaller(peer, kKeys * sizeof(BlockKey));
+  const auto worker = std::make_shared<BenchWorker>(peer, DataPath::kGrpc, CodecId::kRaw, 1);
+  const auto keys = worker->space->Keys(std::vector<uint32_t>(kKeys * 128, 1));
+  worker->space->Lookup(keys);
+  return [worker, keys] { worker->space->Lookup(keys); };
+}
+
+// Clients, as processes as workers are, or as threads of one.
+struct Clients {
+  size_t processes, threads;
+  std::string name() const {
+    return threads == 1 ? absl::StrCat("clients: ", processes)
+                        : absl::StrCat("clients: ", threads, " in one process");
+  }
+};
+
+int64_t Nanoseconds(Clock::time_point t) { return t.time_since_epoch().count(); }
+
+// One such process: seconds of each call to standard output.
+int BeClient(const std::string& kind, const std::string& peer, char** times) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const auto at = [&](int i) { return Clock::time_point(Clock::duration(std::atoll(times[i]))); };
+  const auto threads = static_cast<size_t>(std::atoi(times[2]));
+  for (double s : Latencies(threads, {at(0), at(1)}, [&] { return CallerOf(kind, peer); })) {
+    std::printf("%.9f\n", s);
+  }
+  return 0;
+}
+
+std::vector<double> LatenciesOf(const Clients& clients, const std::string& kind,
+                                const std::string& peer) {
+  TempDir dir;
+  // Until they are all there.
+  const auto begin = Clock::now() + std::chrono::seconds(1);
+  const auto end = begin + std::chrono::duration_cast<Clock::duration>(
+                               std::chrono::duration<double>(seconds_each));
+  const auto output = [&](size_t i) { return absl::StrCat(dir.path(), "/", i); };
+  std::vector<std::unique_ptr<Process>> processes;
+  for (size_t i = 0; i < clients.processes; ++i) {
+    processes.push_back(std::make_unique<Process>(
+        std::vector<std::string>{"/proc/self/exe", "--client", kind, peer,
+                                 absl::StrCat(Nanoseconds(begin)), absl::StrCat(Nanoseconds(end)),
+                                 absl::StrCat(clients.threads)},
+        output(i)));
+  }
+  std::vector<double> all;
+  for (size_t i = 0; i < clients.processes; ++i) {
+    processes[i]->Wait();
+    std::ifstream latencies(output(i));
+    for (double seconds; latencies >> seconds;) all.push_back(seconds);
+  }
+  std::sort(all.begin(), all.end());
+  return all;
 }
 
 void LatencyRow(const std::string& what, const std::vector<double>& sorted) {
+  if (sorted.empty()) return void(std::printf("%-44s no call came back\n", what.c_str()));
   std::printf("%-44s p50 %6.0f us   p99 %6.0f us   %6.0f/s\n", what.c_str(),
               1e6 * sorted[sorted.size() / 2], 1e6 * sorted[sorted.size() * 99 / 100],
               static_cast<double>(sorted.size()) / seconds_each);
@@ -235,11 +289,11 @@ void LatencyRow(const std::string& what, const std::vector<double>& sorted) {
 }
 
 void Lookups(const Peers& peers) {
-  for (const size_t clients : {1, 16}) {
-    LatencyRow(absl::StrCat("bare calls of 4 KiB, clients: ", clients),
-               BareCalls(peers.bare_socket, clients, 256 * 16, 0, seconds_each));
-    LatencyRow(absl::StrCat("lookup of 256 keys, clients: ", clients),
-               LookupLatencies(peers.target, clients));
+  for (const Clients clients : {Clients{1, 1}, Clients{16, 1}, Clients{1, 16}}) {
+    LatencyRow(absl::StrCat("bare calls of 8 KiB, ", clients.name()),
+               LatenciesOf(clients, "bare", peers.bare_socket));
+    LatencyRow(absl::StrCat("lookup of 256 keys, ", clients.name()),
+               LatenciesOf(clients, "lookup", peers.target));
   }
   for (const DataPath path : {DataPath::kGrpc, DataPath::kSharedMemory}) {
     BenchWorker bulk(peers.target, path, CodecId::kEOptShrinkQ, 4);
@@ -249,7 +303,7 @@ void Lookups(const Peers& peers) {
       while (!stop) bulk.Get();
     });
     LatencyRow(absl::StrCat("one client, Gets over ", Name(path), " beside it"),
-               LookupLatencies(peers.target, 1));
+               LatenciesOf({1, 1}, "lookup", peers.target));
     stop = true;
     traffic.join();
     bulk.Drop();
@@ -277,6 +331,7 @@ void Run(const char* self, uint32_t threads) {
 // What is measured in the daemon's place has its settings, too.
 [[noreturn]] void Serve(const std::string& socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   TuneMalloc();
   ServeBare(socket);
 }
@@ -286,6 +341,10 @@ void Run(const char* self, uint32_t threads) {
 
 int main(int argc, char** argv) {
   if (argc == 3 && std::string_view(argv[1]) == "--serve_bare") kvstow::testing::Serve(argv[2]);
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as in a worker's release
+  if (argc == 7 && std::string_view(argv[1]) == "--client") {
+    return kvstow::testing::BeClient(argv[2], argv[3], argv + 4);
+  }
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
   if (argc > 3) kvstow::testing::rows = argv[3];
   kvstow::testing::Run(argv[0], argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);

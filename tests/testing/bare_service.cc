@@ -5,7 +5,6 @@
 #include <memory>
 #include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "client/bulk_stream.h"
 #include "client/channel.h"
 #include "client/socket_buffers.h"
@@ -15,7 +14,6 @@
 #include "kvstow/v1/kvstow.grpc.pb.h"
 #include "server/rpc/connection_listener.h"
 #include "space/streaming_copy.h"
-#include "tests/testing/latencies.h"
 
 namespace kvstow::testing {
 namespace {
@@ -153,12 +151,8 @@ class Service final : public Base {
  public:
   Bidi* Get(grpc::CallbackServerContext*) override { return new Sender(&held_); }
   Bidi* Put(grpc::CallbackServerContext*) override { return new Receiver(&held_); }
-  // The request id says how many tiers the answer has, a byte each.
-  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context,
-                                   const v1::LookupRequest* request,
-                                   v1::LookupResponse* response) override {
-    const size_t bytes = std::stoul(request->request_id());
-    response->mutable_tiers()->Resize(static_cast<int>(bytes), v1::TIER_HOST);
+  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context, const v1::LookupRequest*,
+                                   v1::LookupResponse*) override {
     auto* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
     return reactor;
@@ -241,17 +235,13 @@ double BareStreamTo(const std::string& socket, BareBytes which, double seconds) 
   });
 }
 
-std::vector<double> BareCalls(const std::string& socket, size_t clients, size_t request_bytes,
-                              size_t response_bytes, double seconds) {
-  return Latencies(clients, seconds, [&] {
-    v1::LookupRequest request;
-    request.set_request_id(absl::StrCat(response_bytes));
-    request.set_keys(std::string(request_bytes, 'k'));
-    return [channel = Connect(socket), request] {
-      v1::LookupResponse response;
-      client::CallUnary(channel, "Lookup", request, client::Deadline::In(kLong), &response);
-    };
-  });
+std::function<void()> BareCaller(const std::string& socket, size_t request_bytes) {
+  v1::LookupRequest request;
+  request.set_keys(std::string(request_bytes, 'k'));
+  return [channel = Connect(socket), request] {
+    v1::LookupResponse response;
+    client::CallUnary(channel, "Lookup", request, client::Deadline::In(kLong), &response);
+  };
 }
 
 }  // namespace kvstow::testing

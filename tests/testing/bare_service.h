@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
-#include <vector>
 
 namespace kvstow::testing {
 
@@ -24,9 +24,8 @@ enum class BareBytes {
 double BareStreamFrom(const std::string& socket, BareBytes bytes, double seconds);
 double BareStreamTo(const std::string& socket, BareBytes bytes, double seconds);
 
-// Seconds that calls took, ascending: each brings `request_bytes`, and is answered with
-// `response_bytes`, by `clients` at a time, each on a connection of its own.
-std::vector<double> BareCalls(const std::string& socket, size_t clients, size_t request_bytes,
-                              size_t response_bytes, double seconds);
+// A client of the bare calls on a connection of its own: each call brings `request_bytes` and is
+// answered with nothing.
+std::function<void()> BareCaller(const std::string& socket, size_t request_bytes);
 
 }  // namespace kvstow::testing
