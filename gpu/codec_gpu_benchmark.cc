@@ -335,7 +335,10 @@ double PrintSteps(Fixture& f) {
     std::printf(" %s %.3f", steps[i].name, ms);
     if (i >= 1 && i <= 3) spectral += ms / 1e3;
   }
-  std::printf(" ms\n");
+  uint32_t in_use[1 + kMaxDeflationRounds];
+  OrDie(cudaMemcpy(in_use, b.counters, sizeof(in_use), cudaMemcpyDeviceToHost));
+  std::printf(" ms; %u slots, deflated in rounds: %u, %u, %u\n", in_use[0], in_use[1], in_use[2],
+              in_use[3]);
   for (cudaEvent_t e : events) OrDie(cudaEventDestroy(e));
   return spectral;
 }

@@ -35,6 +35,26 @@ __device__ inline float2 UnpackPair(uint32_t word, uint32_t dtype) {
   return __half22float2(*reinterpret_cast<const __half2*>(&word));
 }
 
+// Eight 16-bit elements, and as many floats. One branch for all of them.
+inline constexpr uint32_t kEight = 8;
+__device__ __forceinline__ void UnpackEight(const uint4& words, uint32_t dtype,
+                                            float (&x)[kEight]) {
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+  const auto unpack = [&](uint32_t known) {
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; i += 2) {
+      const float2 two = UnpackPair(pairs[i / 2], known);
+      x[i] = two.x;
+      x[i + 1] = two.y;
+    }
+  };
+  if (dtype == kBf16) {
+    unpack(kBf16);
+  } else {
+    unpack(kFp16);
+  }
+}
+
 // Saturates to the largest finite value; NaN becomes finite, too.
 __device__ inline uint32_t PackPair(float a, float b, uint32_t dtype) {
   if (dtype == kFp16) {
@@ -78,6 +98,25 @@ __device__ inline T WarpSum(T x) {
 }
 
 __device__ inline uint32_t WarpMax(uint32_t x) { return __reduce_max_sync(kAllLanes, x); }
+
+// sums[i], i < 2 kHalf, over the warp, of which lanes differ in bits 2 kHalf and below still: each
+// half of the lanes keeps half of the sums.
+template <uint32_t kHalf>
+__device__ __forceinline__ void SpreadHalf(float (&sums)[16]) {
+  const bool high = (threadIdx.x & 2 * kHalf) != 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kHalf; ++i) {
+    const float other = __shfl_xor_sync(kAllLanes, high ? sums[i] : sums[i + kHalf], 2 * kHalf);
+    sums[i] = (high ? sums[i + kHalf] : sums[i]) + other;
+  }
+  if constexpr (kHalf > 1) SpreadHalf<kHalf / 2>(sums);
+}
+
+// sums[i], i < 16, over the warp; lanes 2 i and 2 i + 1 get that of i.
+__device__ __forceinline__ float SpreadSixteen(float (&sums)[16]) {
+  SpreadHalf<8>(sums);
+  return sums[0] + __shfl_xor_sync(kAllLanes, sums[0], 1);
+}
 
 // Sum over the block in a fixed order, for everybody. `room` holds one value a warp; the block must
 // not use it again before its next barrier.

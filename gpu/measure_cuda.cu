@@ -1,8 +1,7 @@
 // Error sums of a slot against what the decoder gave back, and the choice between a tile's slots.
 //
 // A thread takes eight channels of every so many rows, so that reads are lines and every sum has a
-// fixed order. Channel means come first, then centred sums, so that a large mean costs no digits;
-// the second pass hits caches.
+// fixed order. Channel means come first, then centred sums, so that a large mean costs no digits.
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
 #include "gpu/tile_body.cuh"
@@ -12,140 +11,245 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWarps = kThreads / kWarp;
-constexpr uint32_t kEach = 8;  // channels of a thread
+constexpr uint32_t kBlocks = 2;  // on a multiprocessor
 constexpr uint32_t kMaxDim = 576;
+constexpr uint32_t kHeld = 8;  // rows of a thread that stay in registers
 
-// Eight elements from channel c on, in units of the tile's scale. kWide: 16-bit ones in rows that
-// allow 16-byte loads.
-template <bool kWide>
-__device__ __forceinline__ void LoadEight(const uint8_t* row, uint32_t c, uint32_t dtype, float a,
-                                          float b, float (&x)[kEach]) {
-  if constexpr (kWide) {
-    const uint4 words = *reinterpret_cast<const uint4*>(row + 2 * c);
-    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; i += 2) {
-      const float2 two = UnpackPair(pairs[i / 2], dtype);
-      x[i] = two.x * a * b;
-      x[i + 1] = two.y * a * b;
-    }
-  } else {
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) x[i] = LoadElement(row, c + i, dtype) * a * b;
-  }
-}
-
-// Rows of the original and of what the decoder gave back, as a thread reads them: eight channels of
-// every stride-th row.
+// A tile's original and what the decoder gave back, as a thread reads them: eight channels of every
+// step-th row.
 struct Rows {
   const uint8_t *values, *decoded;
   size_t row_stride, decoded_stride;
-  uint32_t dtype, channel;
-  float a, b;
+  uint32_t dtype, n, channel, first, step;
+  int32_t exponent;
+  float a, b;    // of the scale, which may be no float itself
+  bool aligned;  // to 16 bytes, all rows
 
-  template <bool kWide>
-  __device__ __forceinline__ void Load(uint32_t t, float (&x)[kEach], float (&error)[kEach]) const {
-    LoadEight<kWide>(values + t * row_stride, channel, dtype, a, b, x);
-    LoadEight<kWide>(decoded + t * decoded_stride, channel, dtype, a, b, error);
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) error[i] -= x[i];
+  __device__ bool active() const { return first < step; }
+  // Eight 16-bit elements of row t.
+  __device__ __forceinline__ uint4 ValueWords(uint32_t t) const {
+    return Words(values + t * row_stride);
+  }
+  __device__ __forceinline__ uint4 DecodedWords(uint32_t t) const {
+    return Words(decoded + t * decoded_stride);
+  }
+
+ private:
+  __device__ __forceinline__ uint4 Words(const uint8_t* row) const {
+    const uint16_t* at = reinterpret_cast<const uint16_t*>(row) + channel;
+    if (aligned) return *reinterpret_cast<const uint4*>(at);
+    const auto two = [at](uint32_t i) { return at[i] | static_cast<uint32_t>(at[i + 1]) << 16; };
+    return make_uint4(two(0), two(2), two(4), two(6));
   }
 };
 
-// Sums over the rows of partial sums of d columns each, to `out`.
-__device__ inline void SumColumns(const float* parts, uint32_t rows, uint32_t d, float scale,
-                                  const float* origin, float* out) {
-  for (uint32_t c = threadIdx.x; c < d; c += kThreads) {
-    float sum = 0;
-    for (uint32_t r = 0; r < rows; ++r) sum += parts[r * d + c];
-    out[c] = fmaf(sum, scale, origin[c]);
+// Read once, all at the same time, so that few warps keep the memory busy; as they are, so that
+// nothing is scaled: sums over a channel of 128 equal 16-bit elements are exact, and squares fit.
+class HeldRows {
+ public:
+  static __device__ bool Allow(const Rows& rows) {
+    return rows.dtype != kFp32 && rows.n <= kHeld * rows.step && abs(rows.exponent) <= 30;
   }
-}
+  static __device__ int32_t Exponent(const Rows&) { return 0; }
 
-// Energy, error, both centred, and the inner product: the thread's share.
+  __device__ __forceinline__ explicit HeldRows(const Rows& rows)
+      : dtype_(rows.dtype), count_((rows.n - rows.first + rows.step - 1) / rows.step) {
+#pragma unroll
+    for (uint32_t k = 0; k < kHeld; ++k) {
+      if (k >= count_) continue;
+      values_[k] = rows.ValueWords(rows.first + k * rows.step);
+      decoded_[k] = rows.DecodedWords(rows.first + k * rows.step);
+    }
+  }
+  __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) x[i] = e[i] = 0;
+  }
+  // f(x, e): values and errors of a row.
+  template <typename F>
+  __device__ __forceinline__ void ForAll(const F& f) const {
+#pragma unroll
+    for (uint32_t k = 0; k < kHeld; ++k) {
+      if (k >= count_) continue;
+      float x[kEight], e[kEight];
+      UnpackEight(values_[k], dtype_, x);
+      UnpackEight(decoded_[k], dtype_, e);
+#pragma unroll
+      for (uint32_t i = 0; i < kEight; ++i) e[i] -= x[i];
+      f(x, e);
+    }
+  }
+
+ private:
+  const uint32_t dtype_, count_;
+  uint4 values_[kHeld], decoded_[kHeld];
+};
+
+// Any rows, read as often as they are asked for, in units of the tile's scale.
+class ReadRows {
+ public:
+  static __device__ int32_t Exponent(const Rows& rows) { return rows.exponent; }
+
+  __device__ explicit ReadRows(const Rows& rows) : rows_(rows) {}
+
+  // The first row, so that sums over constant channels are exact.
+  __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
+    Load(0, x, e);
+  }
+  template <typename F>
+  __device__ __forceinline__ void ForAll(const F& f) const {
+#pragma unroll 2
+    for (uint32_t t = rows_.first; t < rows_.n; t += rows_.step) {
+      float x[kEight], e[kEight];
+      Load(t, x, e);
+      f(x, e);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void Load(uint32_t t, float (&x)[kEight], float (&e)[kEight]) const {
+    if (rows_.dtype != kFp32) {
+      UnpackEight(rows_.ValueWords(t), rows_.dtype, x);
+      UnpackEight(rows_.DecodedWords(t), rows_.dtype, e);
+    } else {
+#pragma unroll
+      for (uint32_t i = 0; i < kEight; ++i) {
+        const uint32_t c = rows_.channel + i;
+        x[i] = LoadElement(rows_.values + t * rows_.row_stride, c, kFp32);
+        e[i] = LoadElement(rows_.decoded + t * rows_.decoded_stride, c, kFp32);
+      }
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) {
+      x[i] = x[i] * rows_.a * rows_.b;
+      e[i] = e[i] * rows_.a * rows_.b - x[i];
+    }
+  }
+
+  const Rows& rows_;
+};
+
+// Of values x and errors e: squares of both, of both centred, and x (x + e).
 struct Sums {
-  double of[5];
+  double energy, error, centred_energy, centred_error, inner_product;
+
+  // What the means (x, e) of a channel of n entries add to its centred sums.
+  __device__ void AddMeans(uint32_t n, double x, double e) {
+    energy += n * x * x;
+    error += n * e * e;
+    inner_product += n * x * (x + e);
+  }
+  // Centred squares, and the products of one with the other.
+  __device__ void AddCentred(double xx, double ee, double xe) {
+    energy += xx;
+    error += ee;
+    centred_energy += xx;
+    centred_error += ee;
+    inner_product += xx + xe;
+  }
 };
 
 struct MeasureRoom {
-  // Partial sums of every row of threads, kThreads * kEach floats at most.
-  alignas(16) float parts[2][kThreads * kEach];
+  // Sums of every row of threads, kThreads * kEight floats at most; of values and of errors.
+  alignas(16) float parts[2][kThreads * kEight];
   alignas(16) float origins[2][kMaxDim];
   alignas(16) float means[2][kMaxDim];
+  Sums sums[kWarps];
 };
 
-template <bool kWide>
-__device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t n, uint32_t d,
-                                        MeasureRoom& room) {
-  const uint32_t pieces = d / kEach, step = kThreads / pieces, first = threadIdx.x / pieces;
-  const bool active = first < step;
-  // Means first, as differences to the first row: exact for constant channels.
-  if (active) {
-    float origin_x[kEach], origin_e[kEach], sum_x[kEach] = {}, sum_e[kEach] = {};
-    rows.Load<kWide>(0, origin_x, origin_e);
-#pragma unroll 4
-    for (uint32_t t = first; t < n; t += step) {
-      float x[kEach], e[kEach];
-      rows.Load<kWide>(t, x, e);
+// Means of values and errors to the room, and what they add to sums that are centred otherwise.
+template <typename Source>
+__device__ __forceinline__ void FindMeans(const Source& source, const Rows& rows, uint32_t d,
+                                          MeasureRoom& room, Sums* sums) {
+  if (rows.active()) {
+    float origin_x[kEight], origin_e[kEight], sum_x[kEight] = {}, sum_e[kEight] = {};
+    source.Origin(origin_x, origin_e);
+    source.ForAll([&](const float(&x)[kEight], const float(&e)[kEight]) {
 #pragma unroll
-      for (uint32_t i = 0; i < kEach; ++i) {
+      for (uint32_t i = 0; i < kEight; ++i) {
         sum_x[i] += x[i] - origin_x[i];
         sum_e[i] += e[i] - origin_e[i];
       }
-    }
+    });
 #pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) {
-      room.parts[0][first * d + rows.channel + i] = sum_x[i];
-      room.parts[1][first * d + rows.channel + i] = sum_e[i];
-      if (first == 0) {
-        room.origins[0][rows.channel + i] = origin_x[i];
-        room.origins[1][rows.channel + i] = origin_e[i];
-      }
+    for (uint32_t i = 0; i < kEight; ++i) {
+      room.parts[0][rows.first * d + rows.channel + i] = sum_x[i];
+      room.parts[1][rows.first * d + rows.channel + i] = sum_e[i];
+      if (rows.first != 0) continue;
+      room.origins[0][rows.channel + i] = origin_x[i];
+      room.origins[1][rows.channel + i] = origin_e[i];
     }
   }
   __syncthreads();
-  const float inverse = 1.0f / static_cast<float>(n);
-#pragma unroll
-  for (uint32_t i = 0; i < 2; ++i) {
-    SumColumns(room.parts[i], step, d, inverse, room.origins[i], room.means[i]);
+  const float inverse = 1.0f / static_cast<float>(rows.n);
+  for (uint32_t c = threadIdx.x; c < d; c += kThreads) {
+    float x = 0, e = 0;
+    for (uint32_t r = 0; r < rows.step; ++r) {
+      x += room.parts[0][r * d + c];
+      e += room.parts[1][r * d + c];
+    }
+    room.means[0][c] = x = fmaf(x, inverse, room.origins[0][c]);
+    room.means[1][c] = e = fmaf(e, inverse, room.origins[1][c]);
+    sums->AddMeans(rows.n, x, e);
   }
   __syncthreads();
+}
+
+template <typename Source>
+__device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t d, MeasureRoom& room) {
+  const Source source(rows);
   Sums sums = {};
-  if (!active) return sums;
-  float mean_x[kEach], mean_e[kEach];
+  FindMeans(source, rows, d, room, &sums);
+  if (!rows.active()) return sums;
+  float mean_x[kEight], mean_e[kEight];
 #pragma unroll
-  for (uint32_t i = 0; i < kEach; ++i) {
+  for (uint32_t i = 0; i < kEight; ++i) {
     mean_x[i] = room.means[0][rows.channel + i];
     mean_e[i] = room.means[1][rows.channel + i];
   }
-#pragma unroll 4
-  for (uint32_t t = first; t < n; t += step) {
-    float x[kEach], e[kEach], part[5] = {};
-    rows.Load<kWide>(t, x, e);
+  source.ForAll([&](const float(&x)[kEight], const float(&e)[kEight]) {
+    float xx = 0, ee = 0, xe = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) {
+    for (uint32_t i = 0; i < kEight; ++i) {
       const float centred = x[i] - mean_x[i], centred_error = e[i] - mean_e[i];
-      part[0] = fmaf(x[i], x[i], part[0]);
-      part[1] = fmaf(e[i], e[i], part[1]);
-      part[2] = fmaf(centred, centred, part[2]);
-      part[3] = fmaf(centred_error, centred_error, part[3]);
-      part[4] = fmaf(x[i], x[i] + e[i], part[4]);
+      xx = fmaf(centred, centred, xx);
+      ee = fmaf(centred_error, centred_error, ee);
+      xe = fmaf(centred, centred_error, xe);
     }
-#pragma unroll
-    for (uint32_t i = 0; i < 5; ++i) sums.of[i] += static_cast<double>(part[i]);
+    sums.AddCentred(xx, ee, xe);
+  });
+  return sums;
+}
+
+// Over the block, for thread 0.
+__device__ __forceinline__ Sums SumBlock(const Sums& mine, Sums (&room)[kWarps]) {
+  Sums sums;
+  sums.energy = WarpSum(mine.energy);
+  sums.error = WarpSum(mine.error);
+  sums.centred_energy = WarpSum(mine.centred_energy);
+  sums.centred_error = WarpSum(mine.centred_error);
+  sums.inner_product = WarpSum(mine.inner_product);
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = sums;
+  __syncthreads();
+  if (threadIdx.x != 0) return sums;
+  for (uint32_t w = 1; w < kWarps; ++w) {
+    sums.energy += room[w].energy;
+    sums.error += room[w].error;
+    sums.centred_energy += room[w].centred_energy;
+    sums.centred_error += room[w].centred_error;
+    sums.inner_product += room[w].inner_product;
   }
   return sums;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     MeasureKernel(const __grid_constant__ EncodeBatch b, uint32_t bits) {
   __shared__ MeasureRoom room;
-  __shared__ double sum_room[kWarps];
   const uint32_t index = blockIdx.x;
   if (index >= b.counters[0]) return;
   Slot* slot = &b.slots[index];
   if (slot->done != 0) return;
-  const uint32_t n = b.n, d = b.d;
+  const uint32_t n = b.n, d = b.d, pieces = d / kEight;
   const EncodeTile job = b.jobs[slot->tile];
   Rows rows;
   rows.values = job.values;
@@ -153,20 +257,26 @@ __global__ void __launch_bounds__(kThreads)
   rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
   rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
   rows.dtype = b.dtype;
-  rows.channel = threadIdx.x % (d / kEach) * kEach;
+  rows.n = n;
+  rows.channel = threadIdx.x % pieces * kEight;
+  rows.first = threadIdx.x / pieces;
+  rows.step = kThreads / pieces;
+  rows.exponent = slot->exponent;
   rows.a = slot->scale_a;
   rows.b = slot->scale_b;
-  const bool wide =
-      b.dtype != kFp32 && ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
-  const Sums mine = wide ? SumRows<true>(rows, n, d, room) : SumRows<false>(rows, n, d, room);
-  double sums[5];
-#pragma unroll
-  for (uint32_t i = 0; i < 5; ++i) sums[i] = BlockSum(mine.of[i], sum_room);
+  rows.aligned = ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
+  const bool held = HeldRows::Allow(rows);
+  const Sums sums = SumBlock(
+      held ? SumRows<HeldRows>(rows, d, room) : SumRows<ReadRows>(rows, d, room), room.sums);
   if (threadIdx.x != 0) return;
-  const double unit = ldexp(1.0, 2 * slot->exponent);
-  for (uint32_t i = 0; i < 5; ++i) slot->sums[i] = sums[i] * unit;
-  const double energy = b.key_like != 0 ? sums[2] : sums[0];
-  const double error = b.key_like != 0 ? sums[3] : sums[1];
+  const double unit = ldexp(1.0, 2 * (held ? HeldRows::Exponent(rows) : ReadRows::Exponent(rows)));
+  slot->sums[0] = sums.energy * unit;
+  slot->sums[1] = sums.error * unit;
+  slot->sums[2] = sums.centred_energy * unit;
+  slot->sums[3] = sums.centred_error * unit;
+  slot->sums[4] = sums.inner_product * unit;
+  const double energy = b.key_like != 0 ? sums.centred_energy : sums.energy;
+  const double error = b.key_like != 0 ? sums.centred_error : sums.error;
   // As ErrorSums: 0 where energy and error are 0.
   const double relative = error == 0 ? 0 : energy > 0 ? error / energy : INFINITY;
   slot->met = b.bound == 0 || relative <= b.bound;

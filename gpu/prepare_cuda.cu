@@ -2,7 +2,10 @@
 // undone, transposed to [d, n] so that later kernels may give a thread a token and still read whole
 // lines. Tiles whose channel means may pay get a second slot with the means taken off.
 //
-// A block a tile: the exponent needs the whole tile first, and the second pass finds it in the L2.
+// A block a tile, because the exponent needs the whole tile first. A warp takes sixteen channels,
+// and its lanes a token each, of 32 at a time: what they write is whole lines without a detour,
+// what they read is sectors whose other half a neighbouring warp wants. Usual tiles are read once
+// and stay in registers while the exponent is found.
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
 
@@ -11,104 +14,143 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWarps = kThreads / kWarp;
-constexpr uint32_t kRows = 32;  // transposed at a time
+constexpr uint32_t kBlocks = 2;             // on a multiprocessor
+constexpr uint32_t kChannels = 2 * kEight;  // of a warp at a time
+constexpr uint32_t kHeldChunks = 4;         // of 32 tokens, that stay in registers
 // Channel means are tried where they hold at least this share of the energy left without them.
 constexpr double kMeansShare = 8;
 
-__device__ uint32_t LargestMagnitude(const EncodeBatch& b, const EncodeTile& job) {
-  const uint32_t row_bytes = b.d * b.element_bytes;
-  uint32_t largest = 0;
-  if (((reinterpret_cast<uintptr_t>(job.values) | job.row_stride | row_bytes) & 15) == 0) {
-    const uint32_t pieces = row_bytes / 16;
-    for (uint32_t i = threadIdx.x; i < b.n * pieces; i += kThreads) {
-      const uint4 w = *reinterpret_cast<const uint4*>(job.values + i / pieces * job.row_stride +
-                                                      i % pieces * 16);
-      const uint32_t words[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-      for (uint32_t word : words) {
-        if (b.dtype == kFp32) {
-          largest = max(largest, word & 0x7fffffffu);
-        } else {
-          // Magnitudes order like their bits, so widening waits until the end.
-          largest = max(largest, max(word & 0x7fffu, word >> 16 & 0x7fffu));
-        }
-      }
-    }
-    if (b.dtype == kBf16) largest <<= 16;
-    if (b.dtype == kFp16) {
-      largest =
-          largest >= 0x7c00u
-              ? 0x7f800000u
-              : __float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(largest))));
-    }
-    return largest;
-  }
-  for (uint32_t i = threadIdx.x; i < b.n * b.d; i += kThreads) {
-    largest = max(largest, MagnitudeBits(job.values + i / b.d * job.row_stride, i % b.d, b.dtype));
-  }
-  return largest;
-}
-
-__device__ void Unrotate(const EncodeBatch& b, const EncodeTile& job, uint32_t first_row,
-                         float* rows, uint32_t stride) {
-  const uint32_t pairs = b.rotary.pairs;
-  for (uint32_t i = threadIdx.x; i < kRows * pairs; i += kThreads) {
-    const uint32_t row = i / pairs, k = i % pairs;
-    float* x = rows + row * stride + b.rotary.offset;
-    const size_t at = size_t{first_row + row} * pairs + k;
-    const float cos = job.cos[at], sin = -job.sin[at];
-    const uint32_t first = b.rotary.interleaved != 0 ? 2 * k : k;
-    const uint32_t second = b.rotary.interleaved != 0 ? 2 * k + 1 : pairs + k;
-    const float p = x[first], q = x[second];
-    x[first] = p * cos - q * sin;
-    x[second] = p * sin + q * cos;
-  }
-}
-
-constexpr uint32_t kMaxDim = 576;
-constexpr uint32_t kOwned = (kMaxDim + kThreads - 1) / kThreads;  // channels of a thread
-
-// Sums over the tokens of a thread's channels: of differences to the first token, exact for
-// constant channels, and of squares.
-struct ChannelSums {
-  float first[kOwned], sum[kOwned], squares[kOwned];
+// Where a warp's channels begin: two runs of eight, apart where halves of a head are rotated
+// together.
+struct Runs {
+  uint32_t a, b;
+  __device__ uint32_t Channel(uint32_t i) const { return i < kEight ? a + i : b + i - kEight; }
 };
 
-__device__ void AddRows(const float* rows, uint32_t stride, uint32_t d, bool start,
-                        ChannelSums* sums) {
-#pragma unroll
-  for (uint32_t k = 0; k < kOwned; ++k) {
-    const uint32_t c = threadIdx.x + k * kThreads;
-    if (c >= d) break;
-    if (start) {
-      sums->first[k] = rows[c];
-      sums->sum[k] = sums->squares[k] = 0;
-    }
-#pragma unroll 8
-    for (uint32_t row = 0; row < kRows; ++row) {
-      const float x = rows[row * stride + c];
-      sums->sum[k] += x - sums->first[k];
-      sums->squares[k] = fmaf(x, x, sums->squares[k]);
-    }
-  }
+// The rotation of a pair undone, rounded the same way wherever it is.
+__device__ __forceinline__ float UnrotatedFirst(float x, float y, float cos, float sin) {
+  return fmaf(x, cos, y * sin);
+}
+__device__ __forceinline__ float UnrotatedSecond(float x, float y, float cos, float sin) {
+  return fmaf(y, cos, -(x * sin));
 }
 
-// Channel means, and whether they hold enough of the energy.
-__device__ bool MeansMayPay(const EncodeBatch& b, const ChannelSums& sums, uint16_t* half_means,
-                            double* room) {
-  double held = 0, total = 0;
-#pragma unroll
-  for (uint32_t k = 0; k < kOwned; ++k) {
-    const uint32_t c = threadIdx.x + k * kThreads;
-    if (c >= b.d) break;
-    const float mean = sums.first[k] + sums.sum[k] * (1.0f / static_cast<float>(b.n));
-    held += static_cast<double>(mean) * mean;
-    total += sums.squares[k];
-    half_means[c] = ToSideValue(mean);
+// A tile as a thread sees it.
+struct Source {
+  const EncodeBatch& batch;
+  const EncodeTile& job;
+  bool wide;    // 16-bit elements, eight of a row in one aligned load
+  bool halves;  // rotated, channels i and i + d / 2 together
+  float scale_a, scale_b;
+
+  __device__ Source(const EncodeBatch& b, const EncodeTile& tile) : batch(b), job(tile) {
+    wide = b.dtype != kFp32 &&
+           ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
+    halves = tile.cos != nullptr && b.rotary.interleaved == 0 && b.rotary.offset == 0 &&
+             2 * b.rotary.pairs == b.d && b.rotary.pairs % kEight == 0;
   }
-  held = BlockSum(held, room) * b.n;
-  total = BlockSum(total, room);
-  return held > kMeansShare * (total - held);
+  __device__ bool fast() const { return wide && (halves || job.cos == nullptr); }
+
+  __device__ Runs RunsAt(uint32_t i) const {
+    return halves ? Runs{kEight * i, kEight * i + batch.rotary.pairs}
+                  : Runs{kChannels * i, kChannels * i + kEight};
+  }
+  __device__ const uint8_t* Row(uint32_t t) const { return job.values + t * job.row_stride; }
+  __device__ __forceinline__ uint4 Words(uint32_t t, uint32_t c) const {
+    return *reinterpret_cast<const uint4*>(Row(t) + 2 * c);
+  }
+  __device__ __forceinline__ void Unpack(const uint4& words, float (&x)[kEight]) const {
+    UnpackEight(words, batch.dtype, x);
+#pragma unroll
+    for (float& value : x) value = value * scale_a * scale_b;
+  }
+
+  // Undoes the rotation of channels a.. and a + d / 2.. of token t.
+  __device__ __forceinline__ void UnrotateHalves(uint32_t t, uint32_t a, float (&x)[kEight],
+                                                 float (&y)[kEight]) const {
+    const size_t at = size_t{t} * batch.rotary.pairs + a;
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; i += 4) {
+      const float4 c = *reinterpret_cast<const float4*>(job.cos + at + i);
+      const float4 s = *reinterpret_cast<const float4*>(job.sin + at + i);
+      const float cos[4] = {c.x, c.y, c.z, c.w}, sin[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+      for (uint32_t k = 0; k < 4; ++k) {
+        const float p = x[i + k], q = y[i + k];
+        x[i + k] = UnrotatedFirst(p, q, cos[k], sin[k]);
+        y[i + k] = UnrotatedSecond(p, q, cos[k], sin[k]);
+      }
+    }
+  }
+
+  // Channel c of token t as the tile has it, scaled.
+  __device__ float Scaled(uint32_t t, uint32_t c) const {
+    return LoadElement(Row(t), c, batch.dtype) * scale_a * scale_b;
+  }
+  // The same with its rotation undone, whatever the pairing.
+  __device__ float Unrotated(uint32_t t, uint32_t c) const {
+    const float x = Scaled(t, c);
+    const RotaryShape& rotary = batch.rotary;
+    const uint32_t pairs = rotary.pairs, k = c - rotary.offset;
+    if (job.cos == nullptr || c < rotary.offset || k >= 2 * pairs) return x;
+    const bool interleaved = rotary.interleaved != 0;
+    const size_t at = size_t{t} * pairs + (interleaved ? k / 2 : k % pairs);
+    const uint32_t step = interleaved ? 1 : pairs;
+    const bool second = interleaved ? k % 2 != 0 : k >= pairs;
+    return second ? UnrotatedSecond(Scaled(t, c - step), x, job.cos[at], job.sin[at])
+                  : UnrotatedFirst(x, Scaled(t, c + step), job.cos[at], job.sin[at]);
+  }
+};
+
+// The warp's part of the tile where it has one of no more than this.
+struct HeldWords {
+  uint4 a[kHeldChunks], b[kHeldChunks];
+};
+
+__device__ __forceinline__ uint32_t LargestPair(uint32_t largest, const uint4& words) {
+  largest = __vmaxu2(largest, words.x & 0x7fff7fffu);
+  largest = __vmaxu2(largest, words.y & 0x7fff7fffu);
+  largest = __vmaxu2(largest, words.z & 0x7fff7fffu);
+  return __vmaxu2(largest, words.w & 0x7fff7fffu);
+}
+
+// Magnitudes order like their bits, so they are widened at the end.
+__device__ uint32_t WidenPair(uint32_t largest, uint32_t dtype) {
+  const uint32_t h = max(largest & 0xffffu, largest >> 16);
+  if (dtype == kBf16) return h << 16;
+  return h >= 0x7c00u ? 0x7f800000u
+                      : __float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(h))));
+}
+
+__device__ __forceinline__ uint32_t ReadAndHold(const Source& from, HeldWords* held) {
+  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const Runs runs = from.RunsAt(warp);
+  const uint32_t n = kChannels * warp < from.batch.d ? from.batch.n : 0;
+#pragma unroll
+  for (uint32_t k = 0; k < kHeldChunks; ++k) {
+    const uint32_t t = k * kWarp + lane;
+    if (t >= n) continue;
+    held->a[k] = from.Words(t, runs.a);
+    held->b[k] = from.Words(t, runs.b);
+  }
+  uint32_t largest = 0;
+#pragma unroll
+  for (uint32_t k = 0; k < kHeldChunks; ++k) {
+    if (k * kWarp >= n) continue;
+    largest = LargestPair(LargestPair(largest, held->a[k]), held->b[k]);
+  }
+  return WidenPair(largest, from.batch.dtype);
+}
+
+__device__ uint32_t Read(const Source& from) {
+  const EncodeBatch& b = from.batch;
+  uint32_t largest = 0;
+  for (uint32_t t = threadIdx.x / kWarp; t < b.n; t += kWarps) {
+    for (uint32_t c = threadIdx.x % kWarp; c < b.d; c += kWarp) {
+      largest = max(largest, MagnitudeBits(from.Row(t), c, b.dtype));
+    }
+  }
+  return largest;
 }
 
 __device__ void InitialiseSlot(Slot* slot, uint32_t tile, int32_t exponent, bool finite) {
@@ -125,14 +167,127 @@ __device__ void InitialiseSlot(Slot* slot, uint32_t tile, int32_t exponent, bool
   slot->done = finite ? 0 : 1;
 }
 
-__global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant__ EncodeBatch b) {
-  extern __shared__ float rows[];
+// What is known of channel means: the energy that they hold, a token's, and that of the whole tile;
+// a thread's share.
+struct MeansEnergy {
+  double held = 0, total = 0;
+};
+
+// Writes the warp's channels and, where asked, their means: as differences to the first token,
+// which are exact for constant channels.
+class Writer {
+ public:
+  // `first` holds kChannels floats of the warp's own.
+  __device__ Writer(const EncodeBatch& b, float* x, uint16_t* half_means, float* first)
+      : b_(b), x_(x), half_means_(half_means), first_(first) {}
+
+  __device__ __forceinline__ void Begin(const Runs& runs) {
+    runs_ = runs;
+#pragma unroll
+    for (float& sum : sums_) sum = 0;
+  }
+  __device__ __forceinline__ void Put(uint32_t t, const float (&x)[kEight],
+                                      const float (&y)[kEight]) {
+    float* const to_a = x_ + size_t{runs_.a} * b_.n + t;
+    float* const to_b = x_ + size_t{runs_.b} * b_.n + t;
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) to_a[i * b_.n] = x[i];
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) to_b[i * b_.n] = y[i];
+    if (half_means_ == nullptr) return;
+    if (t == 0) {
+#pragma unroll
+      for (uint32_t i = 0; i < kEight; ++i) {
+        first_[i] = x[i];
+        first_[kEight + i] = y[i];
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) {
+      sums_[i] += x[i] - first_[i];
+      sums_[kEight + i] += y[i] - first_[kEight + i];
+      squares_ = fmaf(x[i], x[i], fmaf(y[i], y[i], squares_));
+    }
+  }
+  __device__ __forceinline__ void End(MeansEnergy* energy) {
+    if (half_means_ == nullptr) return;
+    const float sum = SpreadSixteen(sums_);
+    energy->total += squares_;
+    squares_ = 0;
+    const uint32_t lane = threadIdx.x % kWarp, i = lane / 2;
+    const float mean = first_[i] + sum * (1.0f / static_cast<float>(b_.n));
+    __syncwarp();
+    if (lane % 2 != 0) return;
+    energy->held += static_cast<double>(mean) * mean;
+    half_means_[runs_.Channel(i)] = ToSideValue(mean);
+  }
+
+ private:
+  const EncodeBatch& b_;
+  float* const x_;
+  uint16_t* const half_means_;
+  float* const first_;
+  Runs runs_;
+  float sums_[kChannels];
+  float squares_ = 0;
+};
+
+__device__ __forceinline__ void WriteHeld(const Source& from, const HeldWords& held, Writer* to,
+                                          MeansEnergy* energy) {
+  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  if (kChannels * warp >= from.batch.d) return;
+  const Runs runs = from.RunsAt(warp);
+  to->Begin(runs);
+#pragma unroll
+  for (uint32_t k = 0; k < kHeldChunks; ++k) {
+    if (k * kWarp >= from.batch.n) continue;
+    float x[kEight], y[kEight];
+    from.Unpack(held.a[k], x);
+    from.Unpack(held.b[k], y);
+    if (from.halves) from.UnrotateHalves(k * kWarp + lane, runs.a, x, y);
+    to->Put(k * kWarp + lane, x, y);
+  }
+  to->End(energy);
+}
+
+__device__ void WriteAgain(const Source& from, Writer* to, MeansEnergy* energy) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  for (uint32_t i = threadIdx.x / kWarp; kChannels * i < from.batch.d; i += kWarps) {
+    const Runs runs = from.RunsAt(i);
+    to->Begin(runs);
+    for (uint32_t t = lane; t < from.batch.n; t += kWarp) {
+      float x[kEight], y[kEight];
+      if (from.fast()) {
+        from.Unpack(from.Words(t, runs.a), x);
+        from.Unpack(from.Words(t, runs.b), y);
+        if (from.halves) from.UnrotateHalves(t, runs.a, x, y);
+      } else {
+#pragma unroll
+        for (uint32_t k = 0; k < kEight; ++k) {
+          x[k] = from.Unrotated(t, runs.a + k);
+          y[k] = from.Unrotated(t, runs.b + k);
+        }
+      }
+      to->Put(t, x, y);
+    }
+    to->End(energy);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    PrepareKernel(const __grid_constant__ EncodeBatch b) {
   __shared__ uint32_t max_room[kWarps];
   __shared__ double sum_room[kWarps];
+  __shared__ __align__(16) float first[kWarps][kChannels];
   __shared__ uint32_t second;
-  const uint32_t tile = blockIdx.x;
+  const uint32_t tile = blockIdx.x, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const EncodeTile job = b.jobs[tile];
-  const uint32_t largest = BlockMax(LargestMagnitude(b, job), max_room);
+  Source from(b, job);
+  const bool holds = from.fast() && b.n <= kHeldChunks * kWarp && b.d <= kWarps * kChannels;
+  HeldWords held;
+  const uint32_t mine = holds ? ReadAndHold(from, &held) : Read(from);
+  const uint32_t largest = BlockMax(mine, max_room);
   const bool finite = largest < 0x7f800000u;
   const int32_t exponent =
       finite && largest > 0 ? max(-128, min(127, ilogbf(__uint_as_float(largest)))) : 0;
@@ -140,42 +295,22 @@ __global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant_
   if (threadIdx.x == 0) InitialiseSlot(slot, tile, exponent, finite);
   if (!finite || b.raw != 0) return;
 
-  const float scale_a = ldexpf(1.0f, -(exponent / 2));
-  const float scale_b = ldexpf(1.0f, -(exponent - exponent / 2));
-  const uint32_t stride = b.d + 1;
-  float* x = b.x + size_t{tile} * b.n * b.d;
+  from.scale_a = ldexpf(1.0f, -(exponent / 2));
+  from.scale_b = ldexpf(1.0f, -(exponent - exponent / 2));
   const bool try_means = b.key_like != 0 && b.eoptshrinkq != 0;
-  ChannelSums sums;
-  for (uint32_t first = 0; first < b.n; first += kRows) {
-    __syncthreads();
-    const bool pairs =
-        b.dtype != kFp32 && ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 3) == 0;
-    for (uint32_t i = threadIdx.x; pairs && i < kRows * b.d / 2; i += kThreads) {
-      const uint32_t row = i / (b.d / 2), c = i % (b.d / 2);
-      const uint8_t* from = job.values + (first + row) * job.row_stride;
-      const float2 two = UnpackPair(reinterpret_cast<const uint32_t*>(from)[c], b.dtype);
-      rows[row * stride + 2 * c] = two.x * scale_a * scale_b;
-      rows[row * stride + 2 * c + 1] = two.y * scale_a * scale_b;
-    }
-    for (uint32_t i = threadIdx.x; !pairs && i < kRows * b.d; i += kThreads) {
-      const uint32_t row = i / b.d, c = i % b.d;
-      const uint8_t* from = job.values + (first + row) * job.row_stride;
-      rows[row * stride + c] = LoadElement(from, c, b.dtype) * scale_a * scale_b;
-    }
-    __syncthreads();
-    if (job.cos != nullptr) {
-      Unrotate(b, job, first, rows, stride);
-      __syncthreads();
-    }
-    for (uint32_t i = threadIdx.x; i < kRows * b.d; i += kThreads) {
-      const uint32_t c = i / kRows, row = i % kRows;
-      x[size_t{c} * b.n + first + row] = rows[row * stride + c];
-    }
-    if (try_means) AddRows(rows, stride, b.d, first == 0, &sums);
+  float* x = b.x + size_t{tile} * b.n * b.d;
+  uint16_t* half_means = b.means + size_t{tile} * b.d;
+  Writer to(b, x, try_means ? half_means : nullptr, first[warp]);
+  MeansEnergy energy;
+  if (holds) {
+    WriteHeld(from, held, &to, &energy);
+  } else {
+    WriteAgain(from, &to, &energy);
   }
   if (!try_means) return;
-  uint16_t* half_means = b.means + size_t{tile} * b.d;
-  if (!MeansMayPay(b, sums, half_means, sum_room)) return;
+  const double in_means = BlockSum(energy.held, sum_room) * b.n;
+  const double total = BlockSum(energy.total, sum_room);
+  if (!(in_means > kMeansShare * (total - in_means))) return;
   if (threadIdx.x == 0) second = atomicAdd(&b.counters[0], 1);
   __syncthreads();
   const uint32_t centred = second;
@@ -185,11 +320,12 @@ __global__ void __launch_bounds__(kThreads) PrepareKernel(const __grid_constant_
     slot->second = centred;
   }
   float* y = b.x + size_t{centred} * b.n * b.d;
-  for (uint32_t i = threadIdx.x; i < b.n * b.d; i += kThreads) {
-    y[i] = x[i] - SideValue(half_means[i / b.n]);
-  }
-  for (uint32_t c = threadIdx.x; c < b.d; c += kThreads) {
-    b.means[size_t{centred} * b.d + c] = half_means[c];
+  for (uint32_t c = warp; c < b.d; c += kWarps) {
+    const float mean = SideValue(half_means[c]);
+    for (uint32_t t = lane; t < b.n; t += kWarp) {
+      y[size_t{c} * b.n + t] = x[size_t{c} * b.n + t] - mean;
+    }
+    if (lane == 0) b.means[size_t{centred} * b.d + c] = half_means[c];
   }
 }
 
@@ -201,12 +337,8 @@ __global__ void ResetKernel(const __grid_constant__ EncodeBatch b) {
 }  // namespace
 
 cudaError_t LaunchPrepare(const EncodeBatch& b, cudaStream_t stream) {
-  const uint32_t bytes = kRows * (b.d + 1) * sizeof(float);
-  const cudaError_t error = cudaFuncSetAttribute(
-      PrepareKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRows * 577 * sizeof(float));
-  if (error != cudaSuccess) return error;
   ResetKernel<<<1, kWarp, 0, stream>>>(b);
-  PrepareKernel<<<b.tiles, kThreads, bytes, stream>>>(b);
+  PrepareKernel<<<b.tiles, kThreads, 0, stream>>>(b);
   return cudaGetLastError();
 }
 

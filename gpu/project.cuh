@@ -11,25 +11,6 @@ namespace kvstow::gpu {
 
 inline constexpr uint32_t kProjected = 4;  // vectors at a time
 
-// sums[i], i < 2 kHalf, over the warp, of which lanes differ in bits 2 kHalf and below still: each
-// half of the lanes keeps half of the sums.
-template <uint32_t kHalf>
-__device__ __forceinline__ void SpreadHalf(float (&sums)[16]) {
-  const bool high = (threadIdx.x & 2 * kHalf) != 0;
-#pragma unroll
-  for (uint32_t i = 0; i < kHalf; ++i) {
-    const float other = __shfl_xor_sync(kAllLanes, high ? sums[i] : sums[i + kHalf], 2 * kHalf);
-    sums[i] = (high ? sums[i + kHalf] : sums[i]) + other;
-  }
-  if constexpr (kHalf > 1) SpreadHalf<kHalf / 2>(sums);
-}
-
-// sums[i], i < 16, over the warp; lanes 2 i and 2 i + 1 get that of i.
-__device__ __forceinline__ float SpreadSixteen(float (&sums)[16]) {
-  SpreadHalf<8>(sums);
-  return sums[0] + __shfl_xor_sync(kAllLanes, sums[0], 1);
-}
-
 // Four long-side entries l.. of the tile times kProjected vectors, those past `batch` not written.
 __device__ __forceinline__ void ProjectFourRows(const float* y, const float* v, uint32_t p,
                                                 uint32_t q, uint32_t l, uint32_t batch, float* to) {
