@@ -45,15 +45,15 @@ struct Rows {
 
 // Read once, all at the same time, so that few warps keep the memory busy; as they are, so that
 // nothing is scaled: sums over a channel of 128 equal 16-bit elements are exact, and squares fit.
+template <uint32_t kDtype>
 class HeldRows {
  public:
   static __device__ bool Allow(const Rows& rows) {
-    return rows.dtype != kFp32 && rows.n <= kHeld * rows.step && abs(rows.exponent) <= 30;
+    return rows.dtype == kDtype && rows.n <= kHeld * rows.step && abs(rows.exponent) <= 30;
   }
-  static __device__ int32_t Exponent(const Rows&) { return 0; }
 
   __device__ __forceinline__ explicit HeldRows(const Rows& rows)
-      : dtype_(rows.dtype), count_((rows.n - rows.first + rows.step - 1) / rows.step) {
+      : count_((rows.n - rows.first + rows.step - 1) / rows.step) {
 #pragma unroll
     for (uint32_t k = 0; k < kHeld; ++k) {
       if (k >= count_) continue;
@@ -72,8 +72,8 @@ class HeldRows {
     for (uint32_t k = 0; k < kHeld; ++k) {
       if (k >= count_) continue;
       float x[kEight], e[kEight];
-      UnpackEight(values_[k], dtype_, x);
-      UnpackEight(decoded_[k], dtype_, e);
+      UnpackEight(values_[k], kDtype, x);
+      UnpackEight(decoded_[k], kDtype, e);
 #pragma unroll
       for (uint32_t i = 0; i < kEight; ++i) e[i] -= x[i];
       f(x, e);
@@ -81,15 +81,13 @@ class HeldRows {
   }
 
  private:
-  const uint32_t dtype_, count_;
+  const uint32_t count_;
   uint4 values_[kHeld], decoded_[kHeld];
 };
 
 // Any rows, read as often as they are asked for, in units of the tile's scale.
 class ReadRows {
  public:
-  static __device__ int32_t Exponent(const Rows& rows) { return rows.exponent; }
-
   __device__ explicit ReadRows(const Rows& rows) : rows_(rows) {}
 
   // The first row, so that sums over constant channels are exact.
@@ -221,6 +219,16 @@ __device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t d, MeasureRoo
   return sums;
 }
 
+// In units of 2^exponent.
+__device__ __forceinline__ Sums SumTile(const Rows& rows, uint32_t d, MeasureRoom& room,
+                                        int32_t* exponent) {
+  *exponent = 0;
+  if (HeldRows<kFp16>::Allow(rows)) return SumRows<HeldRows<kFp16>>(rows, d, room);
+  if (HeldRows<kBf16>::Allow(rows)) return SumRows<HeldRows<kBf16>>(rows, d, room);
+  *exponent = rows.exponent;
+  return SumRows<ReadRows>(rows, d, room);
+}
+
 // Over the block, for thread 0.
 __device__ __forceinline__ Sums SumBlock(const Sums& mine, Sums (&room)[kWarps]) {
   Sums sums;
@@ -265,11 +273,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   rows.a = slot->scale_a;
   rows.b = slot->scale_b;
   rows.aligned = ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
-  const bool held = HeldRows::Allow(rows);
-  const Sums sums = SumBlock(
-      held ? SumRows<HeldRows>(rows, d, room) : SumRows<ReadRows>(rows, d, room), room.sums);
+  int32_t exponent;
+  const Sums sums = SumBlock(SumTile(rows, d, room, &exponent), room.sums);
   if (threadIdx.x != 0) return;
-  const double unit = ldexp(1.0, 2 * (held ? HeldRows::Exponent(rows) : ReadRows::Exponent(rows)));
+  const double unit = ldexp(1.0, 2 * exponent);
   slot->sums[0] = sums.energy * unit;
   slot->sums[1] = sums.error * unit;
   slot->sums[2] = sums.centred_energy * unit;
