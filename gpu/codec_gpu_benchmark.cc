@@ -306,11 +306,7 @@ double PrintSteps(Fixture& f) {
        }},
       {"factors", [&](cudaStream_t s) { OrDie(LaunchFactors(b, s)); }},
       {"residual", [&](cudaStream_t s) { OrDie(LaunchResidual(b, b.bits, s)); }},
-      {"decode",
-       [&](cudaStream_t s) {
-         OrDie(LaunchDecode(b.check, b.max_slots, b.n, b.d, b.dtype, b.rotary, b.tables, s));
-       }},
-      {"measure", [&](cudaStream_t s) { OrDie(LaunchMeasure(b, b.bits, s)); }},
+      {"decode and measure", [&](cudaStream_t s) { OrDie(LaunchCheck(b, b.bits, s)); }},
       {"choose", [&](cudaStream_t s) { OrDie(LaunchChoose(b, s)); }},
       {"checksum",
        [&](cudaStream_t s) {

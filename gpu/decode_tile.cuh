@@ -110,6 +110,32 @@ __device__ inline void StoreRows(uint8_t* stage, const DecodeTile& tile, uint32_
   }
 }
 
+// Where the rotation pairs channels i and i + d / 2 of all, four at a time.
+template <uint32_t kDim>
+__host__ __device__ inline bool RotatesHalves(const RotaryShape& rotary) {
+  return rotary.interleaved == 0 && rotary.offset == 0 && 2 * rotary.pairs == kDim;
+}
+
+// Channels at.. and half + at.. of a row of floats, rotated forward: four 16-bit elements each.
+__device__ __forceinline__ uint4 RotateQuad(const float* x, uint32_t at, uint32_t half,
+                                            const float* cosines, const float* sines, float scale,
+                                            uint32_t dtype) {
+  const float4 a = *reinterpret_cast<const float4*>(x + at);
+  const float4 b = *reinterpret_cast<const float4*>(x + half + at);
+  const float4 c = __ldg(reinterpret_cast<const float4*>(cosines));
+  const float4 s = __ldg(reinterpret_cast<const float4*>(sines));
+  const float lo[4] = {a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z,
+                       a.w * c.w - b.w * s.w};
+  const float hi[4] = {a.x * s.x + b.x * c.x, a.y * s.y + b.y * c.y, a.z * s.z + b.z * c.z,
+                       a.w * s.w + b.w * c.w};
+  const auto pack = [&](const float* y) {
+    return make_uint2(PackPair(fmaf(y[0], scale, 0.0f), fmaf(y[1], scale, 0.0f), dtype),
+                      PackPair(fmaf(y[2], scale, 0.0f), fmaf(y[3], scale, 0.0f), dtype));
+  };
+  const uint2 first = pack(lo), second = pack(hi);
+  return make_uint4(first.x, first.y, second.x, second.y);
+}
+
 // Float rows of the warp, rotated forward where asked, to where RowAt says.
 template <uint32_t kDim>
 __device__ inline void RotateAndStoreRows(uint8_t* stage, const DecodeTile& tile,
@@ -121,30 +147,18 @@ __device__ inline void RotateAndStoreRows(uint8_t* stage, const DecodeTile& tile
   const uint32_t offset = rotary.offset;
   const float* const cosines = tile.cos;
   const float* const sines = tile.sin;
-  const bool fast = dtype != kFp32 && rotary.interleaved == 0 && pairs % 4 == 0 &&
-                    offset % 4 == 0 && RowsAreAligned(tile, 8) && 2 * pairs == kDim;
-  if (fast) {
+  if (dtype != kFp32 && pairs > 0 && RotatesHalves<kDim>(rotary) && RowsAreAligned(tile, 8)) {
     // Four pairs a lane: 8-byte stores, the cosines read once.
     const uint32_t quads = pairs / 4;
     for (uint32_t i = lane; i < Shape::kRowsOfWarp * quads; i += kWarp) {
       const uint32_t row = i / quads, at = i % quads * 4;
-      const uint32_t t = first_row + row;
       const float* x = reinterpret_cast<const float*>(stage + row * Shape::StageStride(4));
-      const float4 a = *reinterpret_cast<const float4*>(x + at);
-      const float4 b = *reinterpret_cast<const float4*>(x + pairs + at);
-      const float4 c = __ldg(reinterpret_cast<const float4*>(cosines + size_t{t} * pairs + at));
-      const float4 s = __ldg(reinterpret_cast<const float4*>(sines + size_t{t} * pairs + at));
-      const float lo[4] = {a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z,
-                           a.w * c.w - b.w * s.w};
-      const float hi[4] = {a.x * s.x + b.x * c.x, a.y * s.y + b.y * c.y, a.z * s.z + b.z * c.z,
-                           a.w * s.w + b.w * c.w};
+      const size_t angles = size_t{first_row + row} * pairs + at;
+      const uint4 rotated =
+          RotateQuad(x, at, pairs, cosines + angles, sines + angles, scale, dtype);
       uint8_t* out = RowAt<kDim>(stage, row, 4);
-      const auto pack = [&](const float* y) {
-        return make_uint2(PackPair(fmaf(y[0], scale, 0.0f), fmaf(y[1], scale, 0.0f), dtype),
-                          PackPair(fmaf(y[2], scale, 0.0f), fmaf(y[3], scale, 0.0f), dtype));
-      };
-      *reinterpret_cast<uint2*>(out + 2 * at) = pack(lo);
-      *reinterpret_cast<uint2*>(out + 2 * (pairs + at)) = pack(hi);
+      *reinterpret_cast<uint2*>(out + 2 * at) = make_uint2(rotated.x, rotated.y);
+      *reinterpret_cast<uint2*>(out + 2 * (pairs + at)) = make_uint2(rotated.z, rotated.w);
     }
     return;
   }
@@ -188,29 +202,16 @@ __device__ inline void CopyRawRows(uint8_t* stage, const DecodeTile& tile, uint3
   }
 }
 
-// A block decodes kRows rows of tile blockIdx.y.
+// The thread's part of a row of a coded tile, neither scaled nor rotated. The whole block calls it;
+// `side` holds what follows the codes.
 template <uint32_t kDim>
-__global__ void __launch_bounds__(kDecodeThreads)
-    DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, uint32_t side_bytes,
-                 RotaryShape rotary, const __grid_constant__ TileTables tables) {
+__device__ __forceinline__ void DecodeRow(const DecodeTile& tile, const Head& head, uint32_t n,
+                                          uint32_t row, const TileTables& tables, uint8_t* side,
+                                          float (&x)[RowShape<kDim>::kChannels]) {
   using Shape = DecodeShape<kDim>;
   constexpr uint32_t kChannels = Shape::kChannels;
   __shared__ __align__(16) float v_rows[kComponents][kDim];
   __shared__ float levels[16];
-  extern __shared__ __align__(16) uint8_t side[];
-  uint8_t* const stage_memory = side + side_bytes;
-
-  const DecodeTile& tile = tiles[blockIdx.x];  // read where needed: registers are few
-  const uint32_t first_row = blockIdx.y * Shape::kRows;
-  if (tile.skip != 0) return;
-  const Head head = UnpackHead(tile.head);
-  const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
-  if (head.coded == 0) {
-    const uint32_t element_bytes = dtype == kFp32 ? 4 : 2;
-    RowAt<kDim>(stage_memory, threadIdx.x / Shape::kLanes, element_bytes) = RowOf(tile, row);
-    __syncthreads();
-    return CopyRawRows<kDim>(stage_memory, tile, first_row, element_bytes);
-  }
   const BodyLayout at = LayoutOfBody(n, kDim, head);
   const uint32_t lane = threadIdx.x % Shape::kLanes;
 
@@ -238,7 +239,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
   if (threadIdx.x < 16) levels[threadIdx.x] = tables.levels[(head.bits - 1) & 3][threadIdx.x];
   __syncthreads();
 
-  float x[kChannels];
   switch (head.bits) {
     case 1:
       UnpackLevels<kDim, 1>(words, levels, x);
@@ -303,41 +303,90 @@ __global__ void __launch_bounds__(kDecodeThreads)
       }
     }
   }
+}
 
+// The thread's channels as 16-bit elements to its row of the stage.
+template <uint32_t kDim>
+__device__ __forceinline__ void StagePacked(const float (&x)[RowShape<kDim>::kChannels],
+                                            float scale, uint32_t dtype, uint8_t* to) {
+  constexpr uint32_t kChannels = RowShape<kDim>::kChannels;
+#pragma unroll
+  for (uint32_t i = 0; i < kChannels; i += 8) {
+    uint32_t packed[4];
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) {
+      packed[k] =
+          PackPair(fmaf(x[i + 2 * k], scale, 0.0f), fmaf(x[i + 2 * k + 1], scale, 0.0f), dtype);
+    }
+    reinterpret_cast<uint4*>(to)[i / 8] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  }
+}
+
+// The same as floats, for a rotation.
+template <uint32_t kDim>
+__device__ __forceinline__ void StageFloats(const float (&x)[RowShape<kDim>::kChannels],
+                                            uint8_t* to) {
+#pragma unroll
+  for (uint32_t i = 0; i < RowShape<kDim>::kChannels; i += 4) {
+    reinterpret_cast<float4*>(to)[i / 4] = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  }
+}
+
+// A block decodes kRows rows of tile blockIdx.y.
+template <uint32_t kDim>
+__global__ void __launch_bounds__(kDecodeThreads)
+    DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, uint32_t side_bytes,
+                 RotaryShape rotary, const __grid_constant__ TileTables tables) {
+  using Shape = DecodeShape<kDim>;
+  constexpr uint32_t kChannels = Shape::kChannels;
+  extern __shared__ __align__(16) uint8_t side[];
+  uint8_t* const stage_memory = side + side_bytes;
+
+  const DecodeTile& tile = tiles[blockIdx.x];  // read where needed: registers are few
+  const uint32_t first_row = blockIdx.y * Shape::kRows;
+  if (tile.skip != 0) return;
+  const Head head = UnpackHead(tile.head);
+  const uint32_t row = first_row + threadIdx.x / Shape::kLanes;
+  if (head.coded == 0) {
+    const uint32_t element_bytes = dtype == kFp32 ? 4 : 2;
+    RowAt<kDim>(stage_memory, threadIdx.x / Shape::kLanes, element_bytes) = RowOf(tile, row);
+    __syncthreads();
+    return CopyRawRows<kDim>(stage_memory, tile, first_row, element_bytes);
+  }
+  float x[kChannels];
+  DecodeRow<kDim>(tile, head, n, row, tables, side, x);
   const float scale = ldexpf(1.0f, head.exponent);
   const uint32_t warp = threadIdx.x / kWarp;
   const uint32_t row_of_warp = threadIdx.x % kWarp / Shape::kLanes;
   const uint32_t warp_row = first_row + warp * Shape::kRowsOfWarp;
   const bool rotate = head.rotary_undone != 0 && tile.cos != nullptr;
+  const uint32_t lane = threadIdx.x % Shape::kLanes;
   if (dtype != kFp32 && !rotate) {
     uint8_t* stage = stage_memory + warp * Shape::kRowsOfWarp * Shape::StageStride(2);
-    auto* mine = reinterpret_cast<uint4*>(stage + row_of_warp * Shape::StageStride(2) +
-                                          lane * kChannels * 2);
-#pragma unroll
-    for (uint32_t i = 0; i < kChannels; i += 8) {
-      uint32_t packed[4];
-#pragma unroll
-      for (uint32_t k = 0; k < 4; ++k) {
-        packed[k] =
-            PackPair(fmaf(x[i + 2 * k], scale, 0.0f), fmaf(x[i + 2 * k + 1], scale, 0.0f), dtype);
-      }
-      mine[i / 8] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
-    }
+    StagePacked<kDim>(x, scale, dtype,
+                      stage + row_of_warp * Shape::StageStride(2) + lane * kChannels * 2);
     if (lane == 0) RowAt<kDim>(stage, row_of_warp, 2) = RowOf(tile, row);
     __syncwarp();
     StoreRows<kDim>(stage, tile, 2);
     return;
   }
   uint8_t* stage = stage_memory + warp * Shape::kRowsOfWarp * Shape::StageStride(4);
-  auto* mine =
-      reinterpret_cast<float4*>(stage + row_of_warp * Shape::StageStride(4) + lane * kChannels * 4);
-#pragma unroll
-  for (uint32_t i = 0; i < kChannels; i += 4) {
-    mine[i / 4] = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-  }
+  StageFloats<kDim>(x, stage + row_of_warp * Shape::StageStride(4) + lane * kChannels * 4);
   if (lane == 0) RowAt<kDim>(stage, row_of_warp, 4) = RowOf(tile, row);
   __syncwarp();
   RotateAndStoreRows<kDim>(stage, tile, warp_row, rotary, rotate, scale, dtype);
+}
+
+// Shared memory for what follows the codes of a body, at most.
+template <uint32_t kDim>
+inline uint32_t SideBytes(uint32_t n) {
+  Head largest = {};
+  largest.coded = 1;
+  largest.bits = 4;
+  largest.rank = 32;
+  largest.has_means = 1;
+  const BodyLayout at = LayoutOfBody(n, kDim, largest);
+  return at.total - at.lengths;
 }
 
 template <uint32_t kDim>
@@ -345,18 +394,11 @@ cudaError_t LaunchDecodeOf(const DecodeArguments& a) {
   using Shape = DecodeShape<kDim>;
   const bool as_floats = a.dtype == kFp32 || a.rotary.pairs > 0;
   const uint32_t stage = Shape::StageBytes(as_floats ? 4 : 2);
-  Head largest = {};
-  largest.coded = 1;
-  largest.bits = 4;
-  largest.rank = 32;
-  largest.has_means = 1;
-  const BodyLayout at = LayoutOfBody(a.n, kDim, largest);
-  const BodyLayout most = LayoutOfBody(kMaxTokens, kDim, largest);
-  const uint32_t side = at.total - at.lengths;
+  const uint32_t side = SideBytes<kDim>(a.n);
   // The same for every call: calls of other shapes may run at the same time.
   const cudaError_t error =
       cudaFuncSetAttribute(DecodeKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(Shape::StageBytes(4) + most.total - most.lengths));
+                           static_cast<int>(Shape::StageBytes(4) + SideBytes<kDim>(kMaxTokens)));
   if (error != cudaSuccess) return error;
   DecodeKernel<kDim><<<dim3(a.count, a.n / Shape::kRows), kDecodeThreads, stage + side, a.stream>>>(
       a.tiles, a.n, a.dtype, side, a.rotary, a.tables);

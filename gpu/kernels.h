@@ -83,7 +83,7 @@ struct EncodeBatch {
   uint32_t factor_bytes;
   uint16_t* means;    // [d]
   uint8_t* body;      // [max_body]
-  uint8_t* decoded;   // [n, d] elements
+  uint8_t* decoded;   // [n, d] elements, unless ChecksWhole
   DecodeTile* check;  // how to decode the slot's body
 };
 
@@ -103,6 +103,9 @@ cudaError_t LaunchEigen(const EncodeBatch& batch, uint32_t round, cudaStream_t s
 cudaError_t LaunchDeflate(const EncodeBatch& batch, uint32_t round, cudaStream_t stream);
 cudaError_t LaunchFactors(const EncodeBatch& batch, cudaStream_t stream);
 cudaError_t LaunchResidual(const EncodeBatch& batch, uint32_t bits, cudaStream_t stream);
+// Decodes and measures; without leaving `decoded` where ChecksWhole.
+cudaError_t LaunchCheck(const EncodeBatch& batch, uint32_t bits, cudaStream_t stream);
+bool ChecksWhole(const EncodeBatch& batch);
 cudaError_t LaunchMeasure(const EncodeBatch& batch, uint32_t bits, cudaStream_t stream);
 cudaError_t LaunchChoose(const EncodeBatch& batch, cudaStream_t stream);
 

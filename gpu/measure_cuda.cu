@@ -1,94 +1,107 @@
-// Error sums of a slot against what the decoder gave back, and the choice between a tile's slots.
-//
-// A thread takes eight channels of every so many rows, so that reads are lines and every sum has a
-// fixed order. Channel means come first, then centred sums, so that a large mean costs no digits.
+// Error sums of a slot whose decoder's output lies in device memory, and the choice between a
+// tile's slots. Tiles that a block decodes whole are measured there (check_cuda.cu).
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
+#include "gpu/measure_rows.cuh"
 #include "gpu/tile_body.cuh"
 
 namespace kvstow::gpu {
 namespace {
 
 constexpr uint32_t kThreads = 256;
-constexpr uint32_t kWarps = kThreads / kWarp;
 constexpr uint32_t kBlocks = 2;  // on a multiprocessor
 constexpr uint32_t kMaxDim = 576;
 constexpr uint32_t kHeld = 8;  // rows of a thread that stay in registers
 
-// A tile's original and what the decoder gave back, as a thread reads them: eight channels of every
-// step-th row.
+// A tile's original and what the decoder gave back, as a thread reads them: eight channels in a
+// row, of every groups-th row.
 struct Rows {
   const uint8_t *values, *decoded;
   size_t row_stride, decoded_stride;
-  uint32_t dtype, n, channel, first, step;
-  int32_t exponent;
-  float a, b;    // of the scale, which may be no float itself
+  uint32_t dtype;
   bool aligned;  // to 16 bytes, all rows
+  Share share;
+  Unit unit;
 
-  __device__ bool active() const { return first < step; }
-  // Eight 16-bit elements of row t.
-  __device__ __forceinline__ uint4 ValueWords(uint32_t t) const {
-    return Words(values + t * row_stride);
-  }
-  __device__ __forceinline__ uint4 DecodedWords(uint32_t t) const {
-    return Words(decoded + t * decoded_stride);
-  }
-
- private:
+  __device__ const uint8_t* Value(uint32_t t) const { return values + t * row_stride; }
+  __device__ const uint8_t* Decoded(uint32_t t) const { return decoded + t * decoded_stride; }
+  // Eight 16-bit elements.
   __device__ __forceinline__ uint4 Words(const uint8_t* row) const {
-    const uint16_t* at = reinterpret_cast<const uint16_t*>(row) + channel;
+    const uint16_t* at = reinterpret_cast<const uint16_t*>(row) + share.a;
     if (aligned) return *reinterpret_cast<const uint4*>(at);
     const auto two = [at](uint32_t i) { return at[i] | static_cast<uint32_t>(at[i + 1]) << 16; };
     return make_uint4(two(0), two(2), two(4), two(6));
   }
 };
 
-// Read once, all at the same time, so that few warps keep the memory busy; as they are, so that
-// nothing is scaled: sums over a channel of 128 equal 16-bit elements are exact, and squares fit.
-template <uint32_t kDtype>
-class HeldRows {
+// 16-bit elements, several rows at the same time, so that few warps keep the memory busy: held from
+// the first time on, or read again.
+template <uint32_t kDtype, bool kHolds>
+class PackedRows {
  public:
-  static __device__ bool Allow(const Rows& rows) {
-    return rows.dtype == kDtype && rows.n <= kHeld * rows.step && abs(rows.exponent) <= 30;
+  static __device__ int32_t Exponent(const Rows& rows) {
+    return PackedPair<kDtype>::Exponent(rows.unit);
   }
 
-  __device__ __forceinline__ explicit HeldRows(const Rows& rows)
-      : count_((rows.n - rows.first + rows.step - 1) / rows.step) {
-#pragma unroll
-    for (uint32_t k = 0; k < kHeld; ++k) {
-      if (k >= count_) continue;
-      values_[k] = rows.ValueWords(rows.first + k * rows.step);
-      decoded_[k] = rows.DecodedWords(rows.first + k * rows.step);
-    }
+  __device__ __forceinline__ explicit PackedRows(const Rows& rows)
+      : rows_(rows),
+        count_((rows.share.n - rows.share.group + rows.share.groups - 1) / rows.share.groups) {
+    if (kHolds) Load(0, &held_);
   }
   __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
 #pragma unroll
     for (uint32_t i = 0; i < kEight; ++i) x[i] = e[i] = 0;
   }
-  // f(x, e): values and errors of a row.
   template <typename F>
   __device__ __forceinline__ void ForAll(const F& f) const {
-#pragma unroll
-    for (uint32_t k = 0; k < kHeld; ++k) {
-      if (k >= count_) continue;
-      float x[kEight], e[kEight];
-      UnpackEight(values_[k], kDtype, x);
-      UnpackEight(decoded_[k], kDtype, e);
-#pragma unroll
-      for (uint32_t i = 0; i < kEight; ++i) e[i] -= x[i];
-      f(x, e);
+    if constexpr (kHolds) {
+      Pass(held_, count_, f);
+    } else {
+      for (uint32_t first = 0; first < count_; first += kBatch) {
+        Batch batch;
+        Load(first, &batch);
+        Pass(batch, count_ - first, f);
+      }
     }
   }
 
  private:
+  static constexpr uint32_t kBatch = kHolds ? kHeld : 4;
+  struct Batch {
+    uint4 values[kBatch], decoded[kBatch];
+  };
+
+  __device__ __forceinline__ void Load(uint32_t first, Batch* batch) const {
+#pragma unroll
+    for (uint32_t k = 0; k < kBatch; ++k) {
+      if (first + k >= count_) continue;
+      const uint32_t t = rows_.share.group + (first + k) * rows_.share.groups;
+      batch->values[k] = rows_.Words(rows_.Value(t));
+      batch->decoded[k] = rows_.Words(rows_.Decoded(t));
+    }
+  }
+  template <typename F>
+  __device__ __forceinline__ void Pass(const Batch& batch, uint32_t count, const F& f) const {
+#pragma unroll
+    for (uint32_t k = 0; k < kBatch; ++k) {
+      if (k >= count) continue;
+      float x[kEight], e[kEight];
+      PackedPair<kDtype>::Unpack(batch.values[k], batch.decoded[k], rows_.unit, x, e);
+      f(x, e);
+    }
+  }
+
+  const Rows& rows_;
   const uint32_t count_;
-  uint4 values_[kHeld], decoded_[kHeld];
+  Batch held_;
 };
 
-// Any rows, read as often as they are asked for, in units of the tile's scale.
-class ReadRows {
+// FP32.
+class FloatRows {
  public:
-  __device__ explicit ReadRows(const Rows& rows) : rows_(rows) {}
+  static __device__ int32_t Exponent(const Rows& rows) { return rows.unit.exponent; }
+
+  __device__ explicit FloatRows(const Rows& rows) : rows_(rows) {}
 
   // The first row, so that sums over constant channels are exact.
   __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
@@ -97,7 +110,7 @@ class ReadRows {
   template <typename F>
   __device__ __forceinline__ void ForAll(const F& f) const {
 #pragma unroll 2
-    for (uint32_t t = rows_.first; t < rows_.n; t += rows_.step) {
+    for (uint32_t t = rows_.share.group; t < rows_.share.n; t += rows_.share.groups) {
       float x[kEight], e[kEight];
       Load(t, x, e);
       f(x, e);
@@ -106,188 +119,58 @@ class ReadRows {
 
  private:
   __device__ __forceinline__ void Load(uint32_t t, float (&x)[kEight], float (&e)[kEight]) const {
-    if (rows_.dtype != kFp32) {
-      UnpackEight(rows_.ValueWords(t), rows_.dtype, x);
-      UnpackEight(rows_.DecodedWords(t), rows_.dtype, e);
-    } else {
-#pragma unroll
-      for (uint32_t i = 0; i < kEight; ++i) {
-        const uint32_t c = rows_.channel + i;
-        x[i] = LoadElement(rows_.values + t * rows_.row_stride, c, kFp32);
-        e[i] = LoadElement(rows_.decoded + t * rows_.decoded_stride, c, kFp32);
-      }
-    }
+    const auto* value = reinterpret_cast<const float*>(rows_.Value(t)) + rows_.share.a;
+    const auto* decoded = reinterpret_cast<const float*>(rows_.Decoded(t)) + rows_.share.a;
 #pragma unroll
     for (uint32_t i = 0; i < kEight; ++i) {
-      x[i] = x[i] * rows_.a * rows_.b;
-      e[i] = e[i] * rows_.a * rows_.b - x[i];
+      x[i] = value[i] * rows_.unit.a * rows_.unit.b;
+      e[i] = decoded[i] * rows_.unit.a * rows_.unit.b - x[i];
     }
   }
 
   const Rows& rows_;
 };
 
-// Of values x and errors e: squares of both, of both centred, and x (x + e).
-struct Sums {
-  double energy, error, centred_energy, centred_error, inner_product;
-
-  // What the means (x, e) of a channel of n entries add to its centred sums.
-  __device__ void AddMeans(uint32_t n, double x, double e) {
-    energy += n * x * x;
-    error += n * e * e;
-    inner_product += n * x * (x + e);
-  }
-  // Centred squares, and the products of one with the other.
-  __device__ void AddCentred(double xx, double ee, double xe) {
-    energy += xx;
-    error += ee;
-    centred_energy += xx;
-    centred_error += ee;
-    inner_product += xx + xe;
-  }
-};
-
-struct MeasureRoom {
-  // Sums of every row of threads, kThreads * kEight floats at most; of values and of errors.
-  alignas(16) float parts[2][kThreads * kEight];
-  alignas(16) float origins[2][kMaxDim];
-  alignas(16) float means[2][kMaxDim];
-  Sums sums[kWarps];
-};
-
-// Means of values and errors to the room, and what they add to sums that are centred otherwise.
-template <typename Source>
-__device__ __forceinline__ void FindMeans(const Source& source, const Rows& rows, uint32_t d,
-                                          MeasureRoom& room, Sums* sums) {
-  if (rows.active()) {
-    float origin_x[kEight], origin_e[kEight], sum_x[kEight] = {}, sum_e[kEight] = {};
-    source.Origin(origin_x, origin_e);
-    source.ForAll([&](const float(&x)[kEight], const float(&e)[kEight]) {
-#pragma unroll
-      for (uint32_t i = 0; i < kEight; ++i) {
-        sum_x[i] += x[i] - origin_x[i];
-        sum_e[i] += e[i] - origin_e[i];
-      }
-    });
-#pragma unroll
-    for (uint32_t i = 0; i < kEight; ++i) {
-      room.parts[0][rows.first * d + rows.channel + i] = sum_x[i];
-      room.parts[1][rows.first * d + rows.channel + i] = sum_e[i];
-      if (rows.first != 0) continue;
-      room.origins[0][rows.channel + i] = origin_x[i];
-      room.origins[1][rows.channel + i] = origin_e[i];
-    }
-  }
-  __syncthreads();
-  const float inverse = 1.0f / static_cast<float>(rows.n);
-  for (uint32_t c = threadIdx.x; c < d; c += kThreads) {
-    float x = 0, e = 0;
-    for (uint32_t r = 0; r < rows.step; ++r) {
-      x += room.parts[0][r * d + c];
-      e += room.parts[1][r * d + c];
-    }
-    room.means[0][c] = x = fmaf(x, inverse, room.origins[0][c]);
-    room.means[1][c] = e = fmaf(e, inverse, room.origins[1][c]);
-    sums->AddMeans(rows.n, x, e);
-  }
-  __syncthreads();
-}
+using Room = MeasureRoom<kThreads, kMaxDim>;
 
 template <typename Source>
-__device__ __forceinline__ Sums SumRows(const Rows& rows, uint32_t d, MeasureRoom& room) {
-  const Source source(rows);
-  Sums sums = {};
-  FindMeans(source, rows, d, room, &sums);
-  if (!rows.active()) return sums;
-  float mean_x[kEight], mean_e[kEight];
-#pragma unroll
-  for (uint32_t i = 0; i < kEight; ++i) {
-    mean_x[i] = room.means[0][rows.channel + i];
-    mean_e[i] = room.means[1][rows.channel + i];
-  }
-  source.ForAll([&](const float(&x)[kEight], const float(&e)[kEight]) {
-    float xx = 0, ee = 0, xe = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < kEight; ++i) {
-      const float centred = x[i] - mean_x[i], centred_error = e[i] - mean_e[i];
-      xx = fmaf(centred, centred, xx);
-      ee = fmaf(centred_error, centred_error, ee);
-      xe = fmaf(centred, centred_error, xe);
-    }
-    sums.AddCentred(xx, ee, xe);
-  });
-  return sums;
+__device__ __forceinline__ Sums SumAs(const Rows& rows, Room& room, int32_t* exponent) {
+  *exponent = Source::Exponent(rows);
+  return SumRows(Source(rows), rows.share, room);
 }
 
-// In units of 2^exponent.
-__device__ __forceinline__ Sums SumTile(const Rows& rows, uint32_t d, MeasureRoom& room,
-                                        int32_t* exponent) {
-  *exponent = 0;
-  if (HeldRows<kFp16>::Allow(rows)) return SumRows<HeldRows<kFp16>>(rows, d, room);
-  if (HeldRows<kBf16>::Allow(rows)) return SumRows<HeldRows<kBf16>>(rows, d, room);
-  *exponent = rows.exponent;
-  return SumRows<ReadRows>(rows, d, room);
-}
-
-// Over the block, for thread 0.
-__device__ __forceinline__ Sums SumBlock(const Sums& mine, Sums (&room)[kWarps]) {
-  Sums sums;
-  sums.energy = WarpSum(mine.energy);
-  sums.error = WarpSum(mine.error);
-  sums.centred_energy = WarpSum(mine.centred_energy);
-  sums.centred_error = WarpSum(mine.centred_error);
-  sums.inner_product = WarpSum(mine.inner_product);
-  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = sums;
-  __syncthreads();
-  if (threadIdx.x != 0) return sums;
-  for (uint32_t w = 1; w < kWarps; ++w) {
-    sums.energy += room[w].energy;
-    sums.error += room[w].error;
-    sums.centred_energy += room[w].centred_energy;
-    sums.centred_error += room[w].centred_error;
-    sums.inner_product += room[w].inner_product;
-  }
-  return sums;
+template <uint32_t kDtype>
+__device__ __forceinline__ Sums SumPacked(const Rows& rows, Room& room, int32_t* exponent) {
+  return rows.share.n <= kHeld * rows.share.groups
+             ? SumAs<PackedRows<kDtype, true>>(rows, room, exponent)
+             : SumAs<PackedRows<kDtype, false>>(rows, room, exponent);
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
     MeasureKernel(const __grid_constant__ EncodeBatch b, uint32_t bits) {
-  __shared__ MeasureRoom room;
+  __shared__ Room room;
   const uint32_t index = blockIdx.x;
   if (index >= b.counters[0]) return;
   Slot* slot = &b.slots[index];
   if (slot->done != 0) return;
   const uint32_t n = b.n, d = b.d, pieces = d / kEight;
   const EncodeTile job = b.jobs[slot->tile];
+  const uint32_t channel = threadIdx.x % pieces * kEight;
   Rows rows;
   rows.values = job.values;
   rows.row_stride = job.row_stride;
   rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
   rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
   rows.dtype = b.dtype;
-  rows.n = n;
-  rows.channel = threadIdx.x % pieces * kEight;
-  rows.first = threadIdx.x / pieces;
-  rows.step = kThreads / pieces;
-  rows.exponent = slot->exponent;
-  rows.a = slot->scale_a;
-  rows.b = slot->scale_b;
   rows.aligned = ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
+  rows.share = {n, d, channel, channel + 4, threadIdx.x / pieces, kThreads / pieces};
+  rows.unit = {slot->exponent, slot->scale_a, slot->scale_b};
   int32_t exponent;
-  const Sums sums = SumBlock(SumTile(rows, d, room, &exponent), room.sums);
-  if (threadIdx.x != 0) return;
-  const double unit = ldexp(1.0, 2 * exponent);
-  slot->sums[0] = sums.energy * unit;
-  slot->sums[1] = sums.error * unit;
-  slot->sums[2] = sums.centred_energy * unit;
-  slot->sums[3] = sums.centred_error * unit;
-  slot->sums[4] = sums.inner_product * unit;
-  const double energy = b.key_like != 0 ? sums.centred_energy : sums.energy;
-  const double error = b.key_like != 0 ? sums.centred_error : sums.error;
-  // As ErrorSums: 0 where energy and error are 0.
-  const double relative = error == 0 ? 0 : energy > 0 ? error / energy : INFINITY;
-  slot->met = b.bound == 0 || relative <= b.bound;
-  slot->done = slot->met != 0 || bits >= 4;
+  const Sums mine = b.dtype == kFp16   ? SumPacked<kFp16>(rows, room, &exponent)
+                    : b.dtype == kBf16 ? SumPacked<kBf16>(rows, room, &exponent)
+                                       : SumAs<FloatRows>(rows, room, &exponent);
+  const Sums sums = SumBlock(mine, room);
+  if (threadIdx.x == 0) TakeSums(b, sums, exponent, bits, slot);
 }
 
 __device__ double BoundedError(const EncodeBatch& b, const Slot& slot) {

@@ -102,10 +102,15 @@ struct Source {
   }
 };
 
-// The warp's part of the tile where it has one of no more than this.
-struct HeldWords {
+// What a warp reads of a tile at a time: its channels of some tokens. Usual tiles have no more for
+// each warp.
+constexpr uint32_t kPieceTokens = kHeldChunks * kWarp;
+struct Piece {
   uint4 a[kHeldChunks], b[kHeldChunks];
 };
+__device__ bool IsOnePieceAWarp(const EncodeBatch& b) {
+  return b.n <= kPieceTokens && b.d <= kWarps * kChannels;
+}
 
 __device__ __forceinline__ uint32_t LargestPair(uint32_t largest, const uint4& words) {
   largest = __vmaxu2(largest, words.x & 0x7fff7fffu);
@@ -122,27 +127,42 @@ __device__ uint32_t WidenPair(uint32_t largest, uint32_t dtype) {
                       : __float_as_uint(__half2float(__ushort_as_half(static_cast<uint16_t>(h))));
 }
 
-__device__ __forceinline__ uint32_t ReadAndHold(const Source& from, HeldWords* held) {
-  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const Runs runs = from.RunsAt(warp);
-  const uint32_t n = kChannels * warp < from.batch.d ? from.batch.n : 0;
+// All loads before the first use.
+__device__ __forceinline__ void Load(const Source& from, const Runs& runs, uint32_t first,
+                                     Piece* piece) {
 #pragma unroll
   for (uint32_t k = 0; k < kHeldChunks; ++k) {
-    const uint32_t t = k * kWarp + lane;
-    if (t >= n) continue;
-    held->a[k] = from.Words(t, runs.a);
-    held->b[k] = from.Words(t, runs.b);
+    const uint32_t t = first + k * kWarp + threadIdx.x % kWarp;
+    if (t >= from.batch.n) continue;
+    piece->a[k] = from.Words(t, runs.a);
+    piece->b[k] = from.Words(t, runs.b);
   }
-  uint32_t largest = 0;
-#pragma unroll
-  for (uint32_t k = 0; k < kHeldChunks; ++k) {
-    if (k * kWarp >= n) continue;
-    largest = LargestPair(LargestPair(largest, held->a[k]), held->b[k]);
-  }
-  return WidenPair(largest, from.batch.dtype);
 }
 
-__device__ uint32_t Read(const Source& from) {
+__device__ __forceinline__ uint32_t LargestOf(const Piece& piece, uint32_t tokens,
+                                              uint32_t largest) {
+#pragma unroll
+  for (uint32_t k = 0; k < kHeldChunks; ++k) {
+    if (k * kWarp >= tokens) continue;
+    largest = LargestPair(LargestPair(largest, piece.a[k]), piece.b[k]);
+  }
+  return largest;
+}
+
+// The largest magnitude of what the thread reads; `piece` has the warp's last one.
+__device__ __forceinline__ uint32_t ReadPieces(const Source& from, Piece* piece) {
+  const EncodeBatch& b = from.batch;
+  uint32_t largest = 0;
+  for (uint32_t i = threadIdx.x / kWarp; kChannels * i < b.d; i += kWarps) {
+    for (uint32_t first = 0; first < b.n; first += kPieceTokens) {
+      Load(from, from.RunsAt(i), first, piece);
+      largest = LargestOf(*piece, b.n - first, largest);
+    }
+  }
+  return WidenPair(largest, b.dtype);
+}
+
+__device__ uint32_t ReadElements(const Source& from) {
   const EncodeBatch& b = from.batch;
   uint32_t largest = 0;
   for (uint32_t t = threadIdx.x / kWarp; t < b.n; t += kWarps) {
@@ -233,41 +253,45 @@ class Writer {
   float squares_ = 0;
 };
 
-__device__ __forceinline__ void WriteHeld(const Source& from, const HeldWords& held, Writer* to,
-                                          MeansEnergy* energy) {
-  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (kChannels * warp >= from.batch.d) return;
-  const Runs runs = from.RunsAt(warp);
-  to->Begin(runs);
+__device__ __forceinline__ void WritePiece(const Source& from, const Runs& runs, uint32_t first,
+                                           const Piece& piece, Writer* to) {
 #pragma unroll
   for (uint32_t k = 0; k < kHeldChunks; ++k) {
-    if (k * kWarp >= from.batch.n) continue;
+    const uint32_t t = first + k * kWarp + threadIdx.x % kWarp;
+    if (t >= from.batch.n) continue;
     float x[kEight], y[kEight];
-    from.Unpack(held.a[k], x);
-    from.Unpack(held.b[k], y);
-    if (from.halves) from.UnrotateHalves(k * kWarp + lane, runs.a, x, y);
-    to->Put(k * kWarp + lane, x, y);
+    from.Unpack(piece.a[k], x);
+    from.Unpack(piece.b[k], y);
+    if (from.halves) from.UnrotateHalves(t, runs.a, x, y);
+    to->Put(t, x, y);
   }
-  to->End(energy);
 }
 
-__device__ void WriteAgain(const Source& from, Writer* to, MeansEnergy* energy) {
-  const uint32_t lane = threadIdx.x % kWarp;
+// `piece` is the warp's only one, if it has no more.
+__device__ __forceinline__ void WritePieces(const Source& from, Piece* piece, Writer* to,
+                                            MeansEnergy* energy) {
+  const bool only = IsOnePieceAWarp(from.batch);
   for (uint32_t i = threadIdx.x / kWarp; kChannels * i < from.batch.d; i += kWarps) {
     const Runs runs = from.RunsAt(i);
     to->Begin(runs);
-    for (uint32_t t = lane; t < from.batch.n; t += kWarp) {
+    for (uint32_t first = 0; first < from.batch.n; first += kPieceTokens) {
+      if (!only) Load(from, runs, first, piece);
+      WritePiece(from, runs, first, *piece, to);
+    }
+    to->End(energy);
+  }
+}
+
+__device__ void WriteElements(const Source& from, Writer* to, MeansEnergy* energy) {
+  for (uint32_t i = threadIdx.x / kWarp; kChannels * i < from.batch.d; i += kWarps) {
+    const Runs runs = from.RunsAt(i);
+    to->Begin(runs);
+    for (uint32_t t = threadIdx.x % kWarp; t < from.batch.n; t += kWarp) {
       float x[kEight], y[kEight];
-      if (from.fast()) {
-        from.Unpack(from.Words(t, runs.a), x);
-        from.Unpack(from.Words(t, runs.b), y);
-        if (from.halves) from.UnrotateHalves(t, runs.a, x, y);
-      } else {
 #pragma unroll
-        for (uint32_t k = 0; k < kEight; ++k) {
-          x[k] = from.Unrotated(t, runs.a + k);
-          y[k] = from.Unrotated(t, runs.b + k);
-        }
+      for (uint32_t k = 0; k < kEight; ++k) {
+        x[k] = from.Unrotated(t, runs.a + k);
+        y[k] = from.Unrotated(t, runs.b + k);
       }
       to->Put(t, x, y);
     }
@@ -284,9 +308,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const uint32_t tile = blockIdx.x, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const EncodeTile job = b.jobs[tile];
   Source from(b, job);
-  const bool holds = from.fast() && b.n <= kHeldChunks * kWarp && b.d <= kWarps * kChannels;
-  HeldWords held;
-  const uint32_t mine = holds ? ReadAndHold(from, &held) : Read(from);
+  Piece piece;
+  const uint32_t mine = from.fast() ? ReadPieces(from, &piece) : ReadElements(from);
   const uint32_t largest = BlockMax(mine, max_room);
   const bool finite = largest < 0x7f800000u;
   const int32_t exponent =
@@ -302,10 +325,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   uint16_t* half_means = b.means + size_t{tile} * b.d;
   Writer to(b, x, try_means ? half_means : nullptr, first[warp]);
   MeansEnergy energy;
-  if (holds) {
-    WriteHeld(from, held, &to, &energy);
+  if (from.fast()) {
+    WritePieces(from, &piece, &to, &energy);
   } else {
-    WriteAgain(from, &to, &energy);
+    WriteElements(from, &to, &energy);
   }
   if (!try_means) return;
   const double in_means = BlockSum(energy.held, sum_room) * b.n;

@@ -99,7 +99,7 @@ EncodeBatch PlanEncode(const EncodeSettings& settings, uint32_t tiles, void* scr
     b.x = carver.Take<float>(slots * entries);
     b.means = carver.Take<uint16_t>(slots * b.d);
     b.body = carver.Take<uint8_t>(slots * b.max_body);
-    b.decoded = carver.Take<uint8_t>(slots * shape.bytes());
+    if (!ChecksWhole(b)) b.decoded = carver.Take<uint8_t>(slots * shape.bytes());
     b.check = carver.Take<DecodeTile>(slots);
   }
   if (b.eoptshrinkq != 0) {
@@ -152,9 +152,7 @@ absl::Status EncodeTiles(const EncodeSettings& settings, const EncodeTile* tiles
     const uint32_t last = batch.bound > 0 ? kMaxBits : batch.bits;
     for (uint32_t bits = batch.bits; bits <= last; ++bits) {
       KVSTOW_CUDA_RETURN_IF_ERROR(LaunchResidual(batch, bits, stream));
-      KVSTOW_CUDA_RETURN_IF_ERROR(LaunchDecode(batch.check, batch.max_slots, batch.n, batch.d,
-                                               batch.dtype, batch.rotary, batch.tables, stream));
-      KVSTOW_CUDA_RETURN_IF_ERROR(LaunchMeasure(batch, bits, stream));
+      KVSTOW_CUDA_RETURN_IF_ERROR(LaunchCheck(batch, bits, stream));
     }
   }
   KVSTOW_CUDA_RETURN_IF_ERROR(LaunchChoose(batch, stream));
