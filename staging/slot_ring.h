@@ -63,6 +63,11 @@ class TellingPace {
   static TellingPace OnHost(size_t slot_bytes) {
     return TellingPace(slot_bytes / 16, slot_bytes / 4);
   }
+  // Of a writer that tells all of it before it waits for room, so that holding back more than a
+  // quarter stops nobody: the halves of the slot are written and read in turns.
+  static TellingPace OnHostThenFlushed(size_t slot_bytes) {
+    return TellingPace(slot_bytes / 16, slot_bytes / 2);
+  }
   // What is under way on a device is held back, too (client/get_call.cc).
   static TellingPace OnDevice(size_t slot_bytes) {
     return TellingPace(slot_bytes / 8, slot_bytes / 8);

@@ -64,6 +64,15 @@ TEST(SlotRingTest, WhatIsHeldBackStopsNobody) {
   }
 }
 
+TEST(TellingPaceTest, WhoFlushesHoldsBackHalfAtMost) {
+  TellingPace pace = TellingPace::OnHostThenFlushed(1600);
+  for (const size_t room : {100, 200, 400, 800, 800}) {
+    EXPECT_FALSE(pace.worth_telling(room - 1));
+    EXPECT_TRUE(pace.worth_telling(room));
+    pace.Told();
+  }
+}
+
 TEST(TellingPaceTest, BeginsSoonAndHoldsBackAQuarterAtMost) {
   TellingPace pace = TellingPace::OnHost(1600);
   EXPECT_FALSE(pace.worth_telling(99));

@@ -5,7 +5,7 @@
 //   transport_benchmark [SECONDS [THREADS [ROWS]]]
 //
 // THREADS are the daemon's; the worker has one. ROWS: of "raw", "size", "lossy" and "lookup" those
-// that the word contains; all without it. Prints GB/s (1e9 bytes of KV), medians over calls.
+// that the word contains; all without it. Prints GB/s (1e9 bytes of KV).
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -45,10 +45,9 @@ using Clock = std::chrono::steady_clock;
 double seconds_each = 2;
 std::string rows = "raw,size,lossy,lookup";
 
-// Of the rows that are not of other sizes: Llama-3.1-8B's, a prompt of 1,024 tokens raw (128 MiB)
-// and one of 512 with eOptShrinkQ.
+// Of the rows that are not of other sizes: Llama-3.1-8B's, a prompt of 1,024 tokens, 128 MiB.
 constexpr uint32_t kLayers = 32;
-constexpr size_t kRawBlocks = 8, kLossyBlocks = 4;
+constexpr size_t kBlocks = 8;
 
 bool Wanted(const char* row) { return absl::StrContains(rows, row); }
 
@@ -57,169 +56,178 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Median rate of `run`, which moves `bytes`; `reset` is not timed.
-double Rate(
-    double bytes, const std::function<void()>& run, const std::function<void()>& reset = [] {}) {
-  run();
-  reset();
-  std::vector<double> rates;
-  for (const auto end = Clock::now() + std::chrono::duration<double>(seconds_each);
-       Clock::now() < end || rates.size() < 5;) {
-    const auto start = Clock::now();
-    run();
-    rates.push_back(bytes / 1e9 / std::chrono::duration<double>(Clock::now() - start).count());
-    reset();
-  }
-  return Median(rates);
+// What is timed; `reset` is not.
+struct Work {
+  std::string name;
+  std::function<void()> run;
+  std::function<void()> reset = [] {};
+};
+
+double Rate(double bytes, const Work& work) {
+  const auto start = Clock::now();
+  work.run();
+  const double rate = bytes / 1e9 / std::chrono::duration<double>(Clock::now() - start).count();
+  work.reset();
+  return rate;
 }
 
-void Row(const std::string& what, double rate, double limit, const char* of) {
-  std::printf("%-44s %8.3f GB/s   %5.2f of %s\n", what.c_str(), rate, rate / limit, of);
+// A row: median rate of `work`, and what it is of `limit`'s, which moves as much. The two take
+// turns and the ratio is the median of turns, because neighbours on the machine come and go.
+void Row(double bytes, const Work& work, const Work& limit) {
+  Rate(bytes, work);
+  Rate(bytes, limit);
+  std::vector<double> rates, limits, ratios;
+  for (const auto end = Clock::now() + std::chrono::duration<double>(2 * seconds_each);
+       Clock::now() < end || rates.size() < 5;) {
+    limits.push_back(Rate(bytes, limit));
+    rates.push_back(Rate(bytes, work));
+    ratios.push_back(rates.back() / limits.back());
+  }
+  std::printf("%-36s %8.3f GB/s   %5.2f of %8.3f, %s\n", work.name.c_str(), Median(rates),
+              Median(ratios), Median(limits), limit.name.c_str());
   std::fflush(stdout);
 }
 
-double Memcpy(BenchWorker& worker) {
-  return Rate(worker.bytes(), [&] {
-    for (size_t b = 0; b < worker.values.size(); ++b) {
-      for (size_t p = 0; p < worker.values[b].size(); ++p) {
-        std::memcpy(worker.pages[b][p].data(), worker.values[b][p].data(),
-                    worker.values[b][p].size());
-      }
-    }
-  });
+Work Memcpy(BenchWorker& worker) {
+  return {"memcpy on one thread", [&worker] {
+            for (size_t b = 0; b < worker.values.size(); ++b) {
+              for (size_t p = 0; p < worker.values[b].size(); ++p) {
+                std::memcpy(worker.pages[b][p].data(), worker.values[b][p].data(),
+                            worker.values[b][p].size());
+              }
+            }
+          }};
+}
+
+Work Put(BenchWorker& worker, const std::string& name) {
+  return {name, [&worker] { worker.Put(); }, [&worker] { worker.Drop(); }};
+}
+Work Get(BenchWorker& worker, const std::string& name) {
+  return {name, [&worker] { worker.Get(); }};
+}
+
+// Both, each beside its limit.
+void PutAndGet(BenchWorker& worker, const std::string& name, const Work& put_limit,
+               const Work& get_limit) {
+  Row(worker.bytes(), Put(worker, absl::StrCat("put, ", name)), put_limit);
+  worker.Put();
+  Row(worker.bytes(), Get(worker, absl::StrCat("get, ", name)), get_limit);
+  worker.Drop();
 }
 
 // The same bytes through a slot of 8 MiB by two threads.
-double Pipeline(BenchWorker& worker, SlotSum sum) {
-  SlotPipeline pipeline(size_t{8} << 20);
-  std::vector<std::span<const std::byte>> from;
-  std::vector<std::span<std::byte>> to;
-  for (size_t b = 0; b < worker.values.size(); ++b) {
-    for (size_t p = 0; p < worker.values[b].size(); ++p) {
-      from.emplace_back(worker.values[b][p]);
-      to.emplace_back(worker.pages[b][p]);
+class Pipeline {
+ public:
+  Pipeline(BenchWorker& worker, SlotSum sum) : pipeline_(size_t{8} << 20), sum_(sum) {
+    for (size_t b = 0; b < worker.values.size(); ++b) {
+      for (size_t p = 0; p < worker.values[b].size(); ++p) {
+        from_.emplace_back(worker.values[b][p]);
+        to_.emplace_back(worker.pages[b][p]);
+      }
     }
   }
-  return Rate(worker.bytes(), [&] { pipeline.Run(from, to, sum); });
-}
+  void Run() { pipeline_.Run(from_, to_, sum_); }
+
+ private:
+  SlotPipeline pipeline_;
+  const SlotSum sum_;
+  std::vector<std::span<const std::byte>> from_;
+  std::vector<std::span<std::byte>> to_;
+};
 
 // Where the daemon and the server of the bare calls are.
 struct Peers {
   std::string target, bare_socket;
 };
 
-// What a row is compared with.
-struct Limit {
-  double rate;
-  const char* name;
-};
+// One bare stream; one that fails moves its bytes in no time and would make the limit unreachable.
+Work To(BareStreams& streams, const char* name) {
+  return {name, [&streams] {
+            if (!streams.To()) std::abort();
+          }};
+}
+Work From(BareStreams& streams, const char* name) {
+  return {name, [&streams] {
+            if (!streams.From()) std::abort();
+          }};
+}
 
-void RawCodec(const std::string& target, DataPath path, const Limit& put, const Limit& get) {
-  BenchWorker worker(target, path, CodecId::kRaw, kRawBlocks, kLayers);
-  const std::string name(Name(path));
-  Row(absl::StrCat("raw put over ", name),
-      Rate(
-          worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); }),
-      put.rate, put.name);
-  worker.Put();
-  Row(absl::StrCat("raw get over ", name), Rate(worker.bytes(), [&] { worker.Get(); }), get.rate,
-      get.name);
-  worker.Drop();
+void StreamRows(const Peers& peers) {
+  BareStreams chunk(peers.bare_socket, BareBytes::kOneChunk);
+  BareStreams memory(peers.bare_socket, BareBytes::kMemory);
+  BareStreams checked(peers.bare_socket, BareBytes::kChecked);
+  const double bytes = kBareStreamBytes;
+  const Work chunk_to = To(chunk, "a bare gRPC stream of one chunk");
+  const Work chunk_from = From(chunk, "a bare gRPC stream of one chunk");
+  const Work checked_to = To(checked, "a bare gRPC stream with checksums");
+  const Work checked_from = From(checked, "a bare gRPC stream with checksums");
+  Row(bytes, To(memory, "bare put of memory"), chunk_to);
+  Row(bytes, From(memory, "bare get of memory"), chunk_from);
+  Row(bytes, To(checked, "bare put with checksums"), chunk_to);
+  Row(bytes, From(checked, "bare get with checksums"), chunk_from);
+  BenchWorker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, kBlocks, kLayers);
+  PutAndGet(worker, "raw, stream", checked_to, checked_from);
+  PutAndGet(worker, "raw, stream", chunk_to, chunk_from);
 }
 
 void RawRows(const Peers& peers) {
-  const auto bare = [&](BareBytes bytes) {
-    return std::pair(BareStreamTo(peers.bare_socket, bytes, seconds_each),
-                     BareStreamFrom(peers.bare_socket, bytes, seconds_each));
-  };
-  const auto [chunk_to, chunk_from] = bare(BareBytes::kOneChunk);
-  const auto [memory_to, memory_from] = bare(BareBytes::kMemory);
-  const auto [checked_to, checked_from] = bare(BareBytes::kChecked);
-  const Limit to{chunk_to, "the bare stream"};
-  const Limit from{chunk_from, "the bare stream"};
-  std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream to another process", to.rate);
-  std::printf("%-44s %8.3f GB/s\n", "a bare gRPC stream from it", from.rate);
-  Row("the same out of memory and into it, to", memory_to, to.rate, to.name);
-  Row("the same out of memory and into it, from", memory_from, from.rate, from.name);
-  Row("the same with the daemon's checksums, to", checked_to, to.rate, to.name);
-  Row("the same with the daemon's checksums, from", checked_from, from.rate, from.name);
-  RawCodec(peers.target, DataPath::kGrpc, {checked_to, "the one with checksums"},
-           {checked_from, "the one with checksums"});
-  Limit copy{0, "memcpy"};
-  {
-    BenchWorker worker(peers.target, DataPath::kGrpc, CodecId::kRaw, kRawBlocks, kLayers);
-    copy.rate = Memcpy(worker);
-    std::printf("%-44s %8.3f GB/s\n", "memcpy of the same bytes, one thread", copy.rate);
-    Row("two threads through a slot, as a put", Pipeline(worker, SlotSum::kWhenRead), copy.rate,
-        copy.name);
-    Row("two threads through a slot, as a get", Pipeline(worker, SlotSum::kWhenWritten), copy.rate,
-        copy.name);
+  StreamRows(peers);
+  BenchWorker worker(peers.target, DataPath::kSharedMemory, CodecId::kRaw, kBlocks, kLayers);
+  const Work copy = Memcpy(worker);
+  for (const auto& [sum, name] : {std::pair(SlotSum::kWhenRead, "two threads and a slot, as a put"),
+                                  {SlotSum::kWhenWritten, "two threads and a slot, as a get"}}) {
+    Pipeline pipeline(worker, sum);
+    Row(worker.bytes(), {name, [&pipeline] { pipeline.Run(); }}, copy);
   }
-  RawCodec(peers.target, DataPath::kSharedMemory, copy, copy);
+  PutAndGet(worker, "raw, shared memory", copy, copy);
 }
 
 // Raw calls of other sizes over shared memory: what a call costs by itself, and what its bytes do.
 void SizeRows(const Peers& peers) {
   for (const size_t blocks : {1, 2, 4, 8, 16}) {
     BenchWorker worker(peers.target, DataPath::kSharedMemory, CodecId::kRaw, blocks);
-    const double copy = Memcpy(worker);
-    const auto name = [&](const char* what) {
-      return absl::StrCat("raw ", what, " over shm, ", 4 * blocks, " MiB");
-    };
-    Row(name("put"),
-        Rate(
-            worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); }),
-        copy, "memcpy");
-    worker.Put();
-    Row(name("get"), Rate(worker.bytes(), [&] { worker.Get(); }), copy, "memcpy");
-    worker.Drop();
+    const Work copy = Memcpy(worker);
+    PutAndGet(worker, absl::StrCat("raw, shared memory, ", 4 * blocks, " MiB"), copy, copy);
   }
 }
 
 // The same planes through the CPU codec on one thread, without daemon and transport.
-struct CodecAlone {
-  double encode = 0, decode = 0;
-};
-CodecAlone RunCodecAlone(BenchWorker& worker) {
-  CodecAlone alone;
-  Codec& codec = *CpuCodec();
-  std::vector<std::vector<EncodedPlane>> encoded(worker.values.size());
-  const auto& planes = worker.space->layout().planes();
-  alone.encode = Rate(worker.bytes(), [&] {
-    for (size_t b = 0; b < worker.values.size(); ++b) {
-      encoded[b].clear();
-      for (const PlaneSpec& plane : planes) {
-        encoded[b].push_back(*EncodePlane(codec, plane, worker.space->layout().spec().codec,
-                                          nullptr, worker.values[b][worker.Index(plane)]));
-      }
-    }
-  });
-  alone.decode = Rate(worker.bytes(), [&] {
-    for (size_t b = 0; b < worker.values.size(); ++b) {
-      for (const PlaneSpec& plane : planes) {
-        const size_t p = worker.Index(plane);
-        DecodePlane(codec, plane, nullptr, encoded[b][p].bytes, worker.pages[b][p]).IgnoreError();
-      }
-    }
-  });
-  return alone;
-}
+class CodecAlone {
+ public:
+  explicit CodecAlone(BenchWorker& worker) : worker_(worker), encoded_(worker.values.size()) {}
 
-void Lossy(const std::string& target, DataPath path, uint32_t threads) {
-  BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kLossyBlocks, kLayers);
-  const CodecAlone alone = RunCodecAlone(worker);
-  std::printf("%-44s %8.3f GB/s encode, %.3f GB/s decode\n", "the codec alone, one thread",
-              alone.encode, alone.decode);
-  const std::string name(Name(path));
-  const char* const of = threads == 1 ? "the codec alone" : "the codec alone, one thread";
-  Row(absl::StrCat("eOptShrinkQ put over ", name),
-      Rate(
-          worker.bytes(), [&] { worker.Put(); }, [&] { worker.Drop(); }),
-      alone.encode, of);
-  worker.Put();
-  Row(absl::StrCat("eOptShrinkQ get over ", name), Rate(worker.bytes(), [&] { worker.Get(); }),
-      alone.decode, of);
-  worker.Drop();
+  void Encode() {
+    for (size_t b = 0; b < worker_.values.size(); ++b) {
+      encoded_[b].clear();
+      for (const PlaneSpec& plane : planes_) {
+        encoded_[b].push_back(*EncodePlane(codec_, plane, worker_.space->layout().spec().codec,
+                                           nullptr, worker_.values[b][worker_.Index(plane)]));
+      }
+    }
+  }
+  void Decode() {
+    for (size_t b = 0; b < worker_.values.size(); ++b) {
+      for (const PlaneSpec& plane : planes_) {
+        const size_t p = worker_.Index(plane);
+        DecodePlane(codec_, plane, nullptr, encoded_[b][p].bytes, worker_.pages[b][p])
+            .IgnoreError();
+      }
+    }
+  }
+
+ private:
+  BenchWorker& worker_;
+  Codec& codec_ = *CpuCodec();
+  std::span<const PlaneSpec> planes_ = worker_.space->layout().planes();
+  std::vector<std::vector<EncodedPlane>> encoded_;
+};
+
+void Lossy(const std::string& target, DataPath path) {
+  BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers);
+  CodecAlone alone(worker);
+  PutAndGet(worker, absl::StrCat("eOptShrinkQ, ", Name(path)),
+            {"the codec alone on one thread", [&alone] { alone.Encode(); }},
+            {"the codec alone on one thread", [&alone] { alone.Decode(); }});
 }
 
 // A client's call, on a connection of its own: of the kind that `--client` names.
@@ -322,8 +330,8 @@ void Run(const char* self, uint32_t threads) {
   if (Wanted("raw")) RawRows(peers);
   if (Wanted("size")) SizeRows(peers);
   if (Wanted("lossy")) {
-    Lossy(peers.target, DataPath::kGrpc, threads);
-    Lossy(peers.target, DataPath::kSharedMemory, threads);
+    Lossy(peers.target, DataPath::kGrpc);
+    Lossy(peers.target, DataPath::kSharedMemory);
   }
   if (Wanted("lookup")) Lookups(peers);
 }

@@ -1,9 +1,7 @@
 #include "tests/testing/bare_service.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
-#include <thread>
 
 #include "client/bulk_stream.h"
 #include "client/channel.h"
@@ -18,10 +16,9 @@
 namespace kvstow::testing {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Bidi = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-constexpr size_t kStreamBytes = size_t{128} << 20;
+constexpr size_t kStreamBytes = kBareStreamBytes;
 constexpr auto kLong = absl::Minutes(1);
 
 enum class Sums { kNone, kOfAll };
@@ -169,21 +166,6 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& socket) {
   return channel;
 }
 
-// Median rate of `stream`, which is true when it has moved all of kStreamBytes.
-template <typename Stream>
-double MedianRate(double seconds, Stream stream) {
-  std::vector<double> rates;
-  for (const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-       Clock::now() < end || rates.size() < 5;) {
-    const auto start = Clock::now();
-    const bool whole = stream();
-    const std::chrono::duration<double> took = Clock::now() - start;
-    if (whole) rates.push_back(kStreamBytes / 1e9 / took.count());
-  }
-  std::nth_element(rates.begin(), rates.begin() + rates.size() / 2, rates.end());
-  return rates[rates.size() / 2];
-}
-
 }  // namespace
 
 void ServeBare(const std::string& socket) {
@@ -208,31 +190,38 @@ void ServeBare(const std::string& socket) {
   std::abort();  // nobody shuts it down
 }
 
-double BareStreamFrom(const std::string& socket, BareBytes which, double seconds) {
-  const auto channel = Connect(socket);
-  Bytes bytes(which);
-  return MedianRate(seconds, [&] {
-    client::BulkStream stream({channel, client::Deadline::In(kLong), nullptr}, "Get");
-    size_t received = 0;
-    grpc::ByteBuffer message;
-    if (!stream.Write(Naming(which)) || !stream.WritesDone()) return false;
-    while (stream.Read(&message)) received = bytes.Land(message, received);
-    return stream.Finish().ok() && received == kStreamBytes;
-  });
+struct BareStreams::State {
+  State(const std::string& socket, BareBytes bytes)
+      : which(bytes), channel(Connect(socket)), bytes(bytes) {}
+  client::BulkStream Open(const char* method) {
+    return client::BulkStream({channel, client::Deadline::In(kLong), nullptr}, method);
+  }
+  const BareBytes which;
+  const std::shared_ptr<grpc::Channel> channel;
+  Bytes bytes;
+};
+
+BareStreams::BareStreams(const std::string& socket, BareBytes bytes)
+    : state_(std::make_unique<State>(socket, bytes)) {}
+BareStreams::~BareStreams() = default;
+
+bool BareStreams::From() {
+  client::BulkStream stream = state_->Open("Get");
+  size_t received = 0;
+  grpc::ByteBuffer message;
+  if (!stream.Write(Naming(state_->which)) || !stream.WritesDone()) return false;
+  while (stream.Read(&message)) received = state_->bytes.Land(message, received);
+  return stream.Finish().ok() && received == kStreamBytes;
 }
 
-double BareStreamTo(const std::string& socket, BareBytes which, double seconds) {
-  const auto channel = Connect(socket);
-  Bytes bytes(which);
-  return MedianRate(seconds, [&] {
-    client::BulkStream stream({channel, client::Deadline::In(kLong), nullptr}, "Put");
-    bool sent = stream.Write(Naming(which));
-    for (size_t at = 0; at < kStreamBytes; at += kBareChunkBytes) {
-      sent = sent && stream.Write(bytes.Chunk(at));
-    }
-    sent = sent && stream.WritesDone();
-    return stream.Finish().ok() && sent;
-  });
+bool BareStreams::To() {
+  client::BulkStream stream = state_->Open("Put");
+  bool sent = stream.Write(Naming(state_->which));
+  for (size_t at = 0; at < kStreamBytes; at += kBareChunkBytes) {
+    sent = sent && stream.Write(state_->bytes.Chunk(at));
+  }
+  sent = sent && stream.WritesDone();
+  return stream.Finish().ok() && sent;
 }
 
 std::function<void()> BareCaller(const std::string& socket, size_t request_bytes) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 
 namespace kvstow::testing {
@@ -19,10 +20,21 @@ enum class BareBytes {
   kMemory,    // as many different bytes as the stream has; what is received is copied to its place
   kChecked,   // the same, and the serving end computes the CRC32C of all of it, as the daemon does
 };
-// GB/s (1e9 bytes) of chunks over the Unix socket of a process that serves them: from it, and to
-// it. Medians of streams of 128 MiB.
-double BareStreamFrom(const std::string& socket, BareBytes bytes, double seconds);
-double BareStreamTo(const std::string& socket, BareBytes bytes, double seconds);
+inline constexpr size_t kBareStreamBytes = size_t{128} << 20;
+
+// A client of the bare streams on a connection of its own. Each call moves kBareStreamBytes, or
+// says that it did not.
+class BareStreams {
+ public:
+  BareStreams(const std::string& socket, BareBytes bytes);
+  ~BareStreams();
+  bool To();
+  bool From();
+
+ private:
+  struct State;
+  const std::unique_ptr<State> state_;
+};
 
 // A client of the bare calls on a connection of its own: each call brings `request_bytes` and is
 // answered with nothing.

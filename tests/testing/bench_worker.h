@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "kvstow/client.h"
 #include "tests/testing/kv_data.h"
 
@@ -39,6 +40,10 @@ struct BenchWorker {
     keys = space->Keys(std::vector<uint32_t>(blocks * 128, 1));
     for (size_t b = 0; b < blocks; ++b) values.push_back(MakeBlock(space->layout(), b));
     pages = values;
+    // The daemon may have just been started.
+    for (int i = 0; i < 200 && absl::IsUnavailable(space->Lookup({keys.data(), 1}).status); ++i) {
+      absl::SleepFor(absl::Milliseconds(50));
+    }
   }
   size_t Index(const PlaneSpec& plane) const {
     return static_cast<size_t>(&plane - space->layout().planes().data());
