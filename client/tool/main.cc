@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "client/tool/command.h"
 
 namespace kvstow::tool {
@@ -108,4 +109,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace kvstow::tool
 
-int main(int argc, char** argv) { return kvstow::tool::Main(argc, argv); }
+int main(int argc, char** argv) {
+#ifdef NDEBUG
+  // As kvstowd: Debian's Abseil looks for lock cycles at every lock, in release builds too.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
+  return kvstow::tool::Main(argc, argv);
+}

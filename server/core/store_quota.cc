@@ -67,19 +67,26 @@ std::optional<TenantId> Store::Impl::MostLoaded(size_t tier,
   return most;
 }
 
+// Clang does not know that a lambda runs under the lock of the function that it is in.
 Block* Store::Impl::VictimFor(TenantId tenant, size_t tier, uint64_t needed) const {
-  const TenantId donor = DonorFor(
-      tenant, tier, needed, [&](TenantId t) { return queues_.Of(t).VictimIn(tier) != nullptr; });
+  const TenantId donor = DonorFor(tenant, tier, needed, [&](TenantId t) {
+    mu_.AssertHeld();
+    return queues_.Of(t).VictimIn(tier) != nullptr;
+  });
   if (Block* victim = queues_.Of(donor).VictimIn(tier)) return victim;
   // What is evictable there lies behind leaves in other tiers.
-  const TenantId other =
-      DonorFor(tenant, tier, needed, [&](TenantId t) { return queues_.Of(t).Victim() != nullptr; });
+  const TenantId other = DonorFor(tenant, tier, needed, [&](TenantId t) {
+    mu_.AssertHeld();
+    return queues_.Of(t).Victim() != nullptr;
+  });
   return queues_.Of(other).Victim();
 }
 
 Block* Store::Impl::VictimOf(size_t tier) const {
-  const auto donor =
-      MostLoaded(tier, [&](TenantId t) { return queues_.Of(t).VictimIn(tier) != nullptr; });
+  const auto donor = MostLoaded(tier, [&](TenantId t) {
+    mu_.AssertHeld();
+    return queues_.Of(t).VictimIn(tier) != nullptr;
+  });
   return donor ? queues_.Of(*donor).VictimIn(tier) : nullptr;
 }
 
