@@ -9,6 +9,7 @@ namespace kvstow {
 namespace internal {
 
 inline absl::Status CheckRotary(const TileShape& shape, const RotaryTable& rotary) {
+  if (rotary.pairs() == 0) return absl::InvalidArgumentError("rotary table without channels");
   if (uint64_t{rotary.offset()} + 2 * uint64_t{rotary.pairs()} > shape.dim) {
     return absl::InvalidArgumentError("rotary table reaches beyond the tile's channels");
   }

@@ -11,14 +11,14 @@ constexpr uint32_t kThreads = kDecodeThreads;
 
 template <uint32_t kDim>
 struct CheckShape : DecodeShape<kDim> {
-  static_assert(DecodeShape<kDim>::kRows == kThreads && 256 % kDim == 0);
+  static_assert(DecodeShape<kDim>::kRows == kThreads && kWarp % (kDim / 8) == 0);
   // Lanes that share a row, each with four channels of either half, as they are rotated together.
   static constexpr uint32_t kQuads = kDim / 8;
   static constexpr uint32_t kHeld = kQuads;  // rows of a thread: its warp's, dealt out
   static constexpr uint32_t kStride = DecodeShape<kDim>::StageStride(2);
   using Room = MeasureRoom<kThreads, kDim>;
   // The stage: floats while they are rotated, then 16-bit elements and the room behind them.
-  static constexpr uint32_t StageBytes(bool rotates) {
+  static constexpr uint32_t SharedBytes(bool rotates) {
     const uint32_t measuring = DecodeShape<kDim>::StageBytes(2) + sizeof(Room);
     const uint32_t rotating = rotates ? DecodeShape<kDim>::StageBytes(4) : 0;
     return measuring > rotating ? measuring : rotating;
@@ -137,14 +137,12 @@ __global__ void __launch_bounds__(kThreads, 3)
   auto& room = *reinterpret_cast<typename Shape::Room*>(stage + DecodeShape<kDim>::StageBytes(2));
   Slot* slot = &b.slots[blockIdx.x];
   const EncodeTile& job = b.jobs[slot->tile];
-  const Unit unit = {slot->exponent, slot->scale_a, slot->scale_b};
-  const bool fp16 = b.dtype == kFp16;
-  const Sums mine = fp16 ? SumStage<kDim, kFp16>(job, stage, at, unit, room)
-                         : SumStage<kDim, kBf16>(job, stage, at, unit, room);
+  const Unit unit = {slot->scale_a, slot->scale_b};
+  const Sums mine = b.dtype == kFp16 ? SumStage<kDim, kFp16>(job, stage, at, unit, room)
+                                     : SumStage<kDim, kBf16>(job, stage, at, unit, room);
   const Sums sums = SumBlock(mine, room);
   if (threadIdx.x != 0) return;
-  TakeSums(b, sums, fp16 ? PackedPair<kFp16>::Exponent(unit) : PackedPair<kBf16>::Exponent(unit),
-           bits, slot);
+  TakeSums(b, sums, ExponentOfSums(b, *slot), bits, slot);
 }
 
 template <uint32_t kDim>
@@ -153,9 +151,9 @@ cudaError_t LaunchCheckOf(const EncodeBatch& b, uint32_t bits, cudaStream_t stre
   const uint32_t side = SideBytes<kDim>(kThreads);
   const cudaError_t error =
       cudaFuncSetAttribute(CheckKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(Shape::StageBytes(true) + side));
+                           static_cast<int>(Shape::SharedBytes(true) + side));
   if (error != cudaSuccess) return error;
-  const uint32_t stage = Shape::StageBytes(b.rotary.pairs > 0);
+  const uint32_t stage = Shape::SharedBytes(b.rotary.pairs > 0);
   CheckKernel<kDim><<<b.max_slots, kThreads, stage + side, stream>>>(b, bits, side);
   return cudaGetLastError();
 }
@@ -164,8 +162,7 @@ cudaError_t LaunchCheckOf(const EncodeBatch& b, uint32_t bits, cudaStream_t stre
 
 bool ChecksWhole(const EncodeBatch& b) {
   return b.raw == 0 && b.n == kThreads && (b.d == 64 || b.d == 128) && b.dtype != kFp32 &&
-         (b.rotary.pairs == 0 ||
-          (b.d == 64 ? RotatesHalves<64>(b.rotary) : RotatesHalves<128>(b.rotary)));
+         (b.rotary.pairs == 0 || RotatesHalves(b.rotary, b.d));
 }
 
 cudaError_t LaunchCheck(const EncodeBatch& b, uint32_t bits, cudaStream_t stream) {

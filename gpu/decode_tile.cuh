@@ -10,6 +10,7 @@
 
 #include "gpu/kernels.h"
 #include "gpu/launch_dims.h"
+#include "gpu/rotation.cuh"
 #include "gpu/row_transform.cuh"
 #include "gpu/tile_body.cuh"
 #include "gpu/tile_rows.cuh"
@@ -110,12 +111,6 @@ __device__ inline void StoreRows(uint8_t* stage, const DecodeTile& tile, uint32_
   }
 }
 
-// Where the rotation pairs channels i and i + d / 2 of all, four at a time.
-template <uint32_t kDim>
-__host__ __device__ inline bool RotatesHalves(const RotaryShape& rotary) {
-  return rotary.interleaved == 0 && rotary.offset == 0 && 2 * rotary.pairs == kDim;
-}
-
 // Channels at.. and half + at.. of a row of floats, rotated forward: four 16-bit elements each.
 __device__ __forceinline__ uint4 RotateQuad(const float* x, uint32_t at, uint32_t half,
                                             const float* cosines, const float* sines, float scale,
@@ -147,7 +142,7 @@ __device__ inline void RotateAndStoreRows(uint8_t* stage, const DecodeTile& tile
   const uint32_t offset = rotary.offset;
   const float* const cosines = tile.cos;
   const float* const sines = tile.sin;
-  if (dtype != kFp32 && pairs > 0 && RotatesHalves<kDim>(rotary) && RowsAreAligned(tile, 8)) {
+  if (dtype != kFp32 && pairs > 0 && RotatesHalves(rotary, kDim) && RowsAreAligned(tile, 8)) {
     // Four pairs a lane: 8-byte stores, the cosines read once.
     const uint32_t quads = pairs / 4;
     for (uint32_t i = lane; i < Shape::kRowsOfWarp * quads; i += kWarp) {
@@ -332,7 +327,7 @@ __device__ __forceinline__ void StageFloats(const float (&x)[RowShape<kDim>::kCh
   }
 }
 
-// A block decodes kRows rows of tile blockIdx.y.
+// A block decodes kRows rows, from blockIdx.y of them on, of tile blockIdx.x.
 template <uint32_t kDim>
 __global__ void __launch_bounds__(kDecodeThreads)
     DecodeKernel(const DecodeTile* tiles, uint32_t n, uint32_t dtype, uint32_t side_bytes,

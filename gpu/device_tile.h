@@ -27,7 +27,8 @@ struct DecodeTile {
   uint8_t* values = nullptr;      // [n, d], rows row_stride bytes apart, or so within each page
   size_t row_stride = 0;
   PageMap pages;
-  const float* cos = nullptr;  // [n, pairs], where the head says the rotary embedding was undone
+  // [n, pairs], where the head says the rotary embedding was undone; aligned to 16.
+  const float* cos = nullptr;
   const float* sin = nullptr;
   uint32_t head = 0;
   uint32_t skip = 0;  // 1: leave the tile alone
@@ -37,7 +38,8 @@ struct DecodeTile {
 struct EncodeTile {
   const uint8_t* values = nullptr;
   size_t row_stride = 0;
-  const float* cos = nullptr;  // not null: undo this rotation before coding
+  // [n, pairs], not null: undo this rotation before coding; aligned to 16.
+  const float* cos = nullptr;
   const float* sin = nullptr;
   uint8_t* body = nullptr;  // room for MaxTileBodyBytes, aligned to 16
 };

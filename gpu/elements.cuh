@@ -118,8 +118,7 @@ __device__ __forceinline__ float SpreadSixteen(float (&sums)[16]) {
   return sums[0] + __shfl_xor_sync(kAllLanes, sums[0], 1);
 }
 
-// Sum over the block in a fixed order, for everybody. `room` holds one value a warp; the block must
-// not use it again before its next barrier.
+// Sum over the block in a fixed order, for everybody. `room` holds one value a warp.
 template <typename T>
 __device__ inline T BlockSum(T x, T* room) {
   x = WarpSum(x);

@@ -3,7 +3,6 @@
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
 #include "gpu/measure_rows.cuh"
-#include "gpu/tile_body.cuh"
 
 namespace kvstow::gpu {
 namespace {
@@ -18,7 +17,6 @@ constexpr uint32_t kHeld = 8;  // rows of a thread that stay in registers
 struct Rows {
   const uint8_t *values, *decoded;
   size_t row_stride, decoded_stride;
-  uint32_t dtype;
   bool aligned;  // to 16 bytes, all rows
   Share share;
   Unit unit;
@@ -39,10 +37,6 @@ struct Rows {
 template <uint32_t kDtype, bool kHolds>
 class PackedRows {
  public:
-  static __device__ int32_t Exponent(const Rows& rows) {
-    return PackedPair<kDtype>::Exponent(rows.unit);
-  }
-
   __device__ __forceinline__ explicit PackedRows(const Rows& rows)
       : rows_(rows),
         count_((rows.share.n - rows.share.group + rows.share.groups - 1) / rows.share.groups) {
@@ -99,8 +93,6 @@ class PackedRows {
 // FP32.
 class FloatRows {
  public:
-  static __device__ int32_t Exponent(const Rows& rows) { return rows.unit.exponent; }
-
   __device__ explicit FloatRows(const Rows& rows) : rows_(rows) {}
 
   // The first row, so that sums over constant channels are exact.
@@ -133,17 +125,11 @@ class FloatRows {
 
 using Room = MeasureRoom<kThreads, kMaxDim>;
 
-template <typename Source>
-__device__ __forceinline__ Sums SumAs(const Rows& rows, Room& room, int32_t* exponent) {
-  *exponent = Source::Exponent(rows);
-  return SumRows(Source(rows), rows.share, room);
-}
-
 template <uint32_t kDtype>
-__device__ __forceinline__ Sums SumPacked(const Rows& rows, Room& room, int32_t* exponent) {
+__device__ __forceinline__ Sums SumPacked(const Rows& rows, Room& room) {
   return rows.share.n <= kHeld * rows.share.groups
-             ? SumAs<PackedRows<kDtype, true>>(rows, room, exponent)
-             : SumAs<PackedRows<kDtype, false>>(rows, room, exponent);
+             ? SumRows(PackedRows<kDtype, true>(rows), rows.share, room)
+             : SumRows(PackedRows<kDtype, false>(rows), rows.share, room);
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -161,22 +147,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   rows.row_stride = job.row_stride;
   rows.decoded = b.raw != 0 ? job.values : b.decoded + size_t{index} * n * d * b.element_bytes;
   rows.decoded_stride = b.raw != 0 ? job.row_stride : size_t{d} * b.element_bytes;
-  rows.dtype = b.dtype;
   rows.aligned = ((reinterpret_cast<uintptr_t>(job.values) | job.row_stride) & 15) == 0;
   rows.share = {n, d, channel, channel + 4, threadIdx.x / pieces, kThreads / pieces};
-  rows.unit = {slot->exponent, slot->scale_a, slot->scale_b};
-  int32_t exponent;
-  const Sums mine = b.dtype == kFp16   ? SumPacked<kFp16>(rows, room, &exponent)
-                    : b.dtype == kBf16 ? SumPacked<kBf16>(rows, room, &exponent)
-                                       : SumAs<FloatRows>(rows, room, &exponent);
+  rows.unit = {slot->scale_a, slot->scale_b};
+  const Sums mine = b.dtype == kFp16   ? SumPacked<kFp16>(rows, room)
+                    : b.dtype == kBf16 ? SumPacked<kBf16>(rows, room)
+                                       : SumRows(FloatRows(rows), rows.share, room);
   const Sums sums = SumBlock(mine, room);
-  if (threadIdx.x == 0) TakeSums(b, sums, exponent, bits, slot);
-}
-
-__device__ double BoundedError(const EncodeBatch& b, const Slot& slot) {
-  const double energy = b.key_like != 0 ? slot.sums[2] : slot.sums[0];
-  const double error = b.key_like != 0 ? slot.sums[3] : slot.sums[1];
-  return error == 0 ? 0 : energy > 0 ? error / energy : INFINITY;
+  if (threadIdx.x == 0) TakeSums(b, sums, ExponentOfSums(b, *slot), bits, slot);
 }
 
 // Slot whose body the tile gets; its own where nothing better is known.

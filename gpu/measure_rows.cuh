@@ -21,20 +21,21 @@ struct Share {
   }
 };
 
-// The unit of a tile's sums: 2^exponent, by which values are multiplied as two factors, because it
-// may be no float itself.
+// What values are multiplied by, as two factors, because it may be no float itself.
 struct Unit {
-  int32_t exponent;
   float a, b;
 };
 
-// 16-bit elements as values and errors. Those of FP16 stay as they are: their squares fit, and sums
-// over a channel of equal ones are exact.
+// Sums are of values as they are where they are FP16, whose squares fit, and of scaled ones
+// otherwise: the exponent of what was divided by.
+__device__ inline int32_t ExponentOfSums(const EncodeBatch& b, const Slot& slot) {
+  return b.dtype == kFp16 ? 0 : slot.exponent;
+}
+
+// 16-bit elements as values and errors. Those of FP16 stay as they are, so that sums over a channel
+// of equal ones are exact.
 template <uint32_t kDtype>
 struct PackedPair {
-  static __device__ int32_t Exponent(const Unit& unit) {
-    return kDtype == kFp16 ? 0 : unit.exponent;
-  }
   static __device__ __forceinline__ void Unpack(const uint4& value, const uint4& decoded,
                                                 const Unit& unit, float (&x)[kEight],
                                                 float (&e)[kEight]) {
@@ -170,6 +171,13 @@ __device__ __forceinline__ Sums SumBlock(const Sums& mine, MeasureRoom<kThreads,
   return sums;
 }
 
+// The error that a bound is about, of the energy. As ErrorSums: 0 where both are 0.
+__device__ inline double BoundedError(const EncodeBatch& b, const Slot& slot) {
+  const double energy = b.key_like != 0 ? slot.sums[2] : slot.sums[0];
+  const double error = b.key_like != 0 ? slot.sums[3] : slot.sums[1];
+  return error == 0 ? 0 : energy > 0 ? error / energy : INFINITY;
+}
+
 // To a slot that was coded with so many bits: whether its bound is met, and whether it is done.
 __device__ inline void TakeSums(const EncodeBatch& b, const Sums& sums, int32_t exponent,
                                 uint32_t bits, Slot* slot) {
@@ -179,11 +187,7 @@ __device__ inline void TakeSums(const EncodeBatch& b, const Sums& sums, int32_t 
   slot->sums[2] = sums.centred_energy * unit;
   slot->sums[3] = sums.centred_error * unit;
   slot->sums[4] = sums.inner_product * unit;
-  const double energy = b.key_like != 0 ? sums.centred_energy : sums.energy;
-  const double error = b.key_like != 0 ? sums.centred_error : sums.error;
-  // As ErrorSums: 0 where energy and error are 0.
-  const double relative = error == 0 ? 0 : energy > 0 ? error / energy : INFINITY;
-  slot->met = b.bound == 0 || relative <= b.bound;
+  slot->met = b.bound == 0 || BoundedError(b, *slot) <= b.bound;
   slot->done = slot->met != 0 || bits >= 4;
 }
 

@@ -8,6 +8,7 @@
 // and stay in registers while the exponent is found.
 #include "gpu/elements.cuh"
 #include "gpu/kernels.h"
+#include "gpu/rotation.cuh"
 
 namespace kvstow::gpu {
 namespace {
@@ -39,17 +40,18 @@ __device__ __forceinline__ float UnrotatedSecond(float x, float y, float cos, fl
 struct Source {
   const EncodeBatch& batch;
   const EncodeTile& job;
-  bool wide;    // 16-bit elements, eight of a row in one aligned load
-  bool halves;  // rotated, channels i and i + d / 2 together
+  bool wide;        // 16-bit elements, eight of a row in one aligned load
+  bool halves;      // rotated, as RotatesHalves says
+  bool neighbours;  // rotated, as RotatesNeighbours says
   float scale_a, scale_b;
 
   __device__ Source(const EncodeBatch& b, const EncodeTile& tile) : batch(b), job(tile) {
     wide = b.dtype != kFp32 &&
            ((reinterpret_cast<uintptr_t>(tile.values) | tile.row_stride) & 15) == 0;
-    halves = tile.cos != nullptr && b.rotary.interleaved == 0 && b.rotary.offset == 0 &&
-             2 * b.rotary.pairs == b.d && b.rotary.pairs % kEight == 0;
+    halves = tile.cos != nullptr && RotatesHalves(b.rotary, b.d);
+    neighbours = tile.cos != nullptr && RotatesNeighbours(b.rotary);
   }
-  __device__ bool fast() const { return wide && (halves || job.cos == nullptr); }
+  __device__ bool fast() const { return wide && (halves || neighbours || job.cos == nullptr); }
 
   __device__ Runs RunsAt(uint32_t i) const {
     return halves ? Runs{kEight * i, kEight * i + batch.rotary.pairs}
@@ -80,6 +82,23 @@ struct Source {
         x[i + k] = UnrotatedFirst(p, q, cos[k], sin[k]);
         y[i + k] = UnrotatedSecond(p, q, cos[k], sin[k]);
       }
+    }
+  }
+
+  // The same of channels c.. of token t, turned with their neighbours.
+  __device__ __forceinline__ void UnrotateNeighbours(uint32_t t, uint32_t c,
+                                                     float (&x)[kEight]) const {
+    const uint32_t first = c - batch.rotary.offset;
+    if (c < batch.rotary.offset || first >= 2 * batch.rotary.pairs) return;
+    const size_t at = size_t{t} * batch.rotary.pairs + first / 2;
+    const float4 c4 = *reinterpret_cast<const float4*>(job.cos + at);
+    const float4 s4 = *reinterpret_cast<const float4*>(job.sin + at);
+    const float cos[4] = {c4.x, c4.y, c4.z, c4.w}, sin[4] = {s4.x, s4.y, s4.z, s4.w};
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) {
+      const float p = x[2 * k], q = x[2 * k + 1];
+      x[2 * k] = UnrotatedFirst(p, q, cos[k], sin[k]);
+      x[2 * k + 1] = UnrotatedSecond(p, q, cos[k], sin[k]);
     }
   }
 
@@ -262,7 +281,12 @@ __device__ __forceinline__ void WritePiece(const Source& from, const Runs& runs,
     float x[kEight], y[kEight];
     from.Unpack(piece.a[k], x);
     from.Unpack(piece.b[k], y);
-    if (from.halves) from.UnrotateHalves(t, runs.a, x, y);
+    if (from.halves) {
+      from.UnrotateHalves(t, runs.a, x, y);
+    } else if (from.neighbours) {
+      from.UnrotateNeighbours(t, runs.a, x);
+      from.UnrotateNeighbours(t, runs.b, y);
+    }
     to->Put(t, x, y);
   }
 }

@@ -205,7 +205,9 @@ __global__ void __launch_bounds__(kDecodeThreads)
     slot->head = PackHead(head);
     DecodeTile decode;
     decode.body = body;
-    decode.values = b.decoded + size_t{index} * n * kDim * b.element_bytes;
+    if (b.decoded != nullptr) {
+      decode.values = b.decoded + size_t{index} * n * kDim * b.element_bytes;
+    }
     decode.row_stride = size_t{kDim} * b.element_bytes;
     decode.cos = job.cos;
     decode.sin = job.sin;
