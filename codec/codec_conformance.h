@@ -473,6 +473,8 @@ TEST_P(CodecConformance, RefusesWhatItCannotDo) {
   const RotaryEmbedding wide = Embedding(65, 0, RotaryEmbedding::Pairing::kHalf);
   const RotaryTable table(RotaryOffsets(wide, 128), 0);
   refuses([&](TileEncodeJob& j) { j.rotary = &table; });
+  const RotaryTable empty(RotaryOffsets(Embedding(0, 0, RotaryEmbedding::Pairing::kHalf), 128), 0);
+  refuses([&](TileEncodeJob& j) { j.rotary = &empty; });
   TileDecodeJob decode;
   decode.shape = tile.shape;
   decode.head.mode = TileMode::kCoded;
