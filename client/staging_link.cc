@@ -101,8 +101,9 @@ absl::StatusOr<std::shared_ptr<StagingLink::Region>> StagingLink::RequestRegionO
     request.gpu = options_.gpu->uuid();
     const auto prove = [&](const OwnedFd& memory, uint64_t bytes, const StagingProbe& probe) {
       auto imported = options_.gpu->Import(memory, bytes, probe);
-      if (imported.ok()) region->on_device = *std::move(imported);
-      return imported.status();
+      if (!imported.ok()) return imported.status();
+      region->on_device = *std::move(imported);
+      return absl::OkStatus();
     };
     auto granted = RequestDeviceRegion(path, request, options_.answer_timeout, prove);
     if (!granted.ok()) return granted.status();
