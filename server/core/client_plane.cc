@@ -88,13 +88,13 @@ bool ArePossible(const ErrorSums& s, double largest_energy) {
 Finding FindFaultInSums(const ClientPlane& plane, size_t tile, const TileHead& head) {
   const ErrorSums& s = plane.declared->tiles[tile];
   const double largest = LargestOf(plane.spec->dtype);
-  const double entries = static_cast<double>(plane.spec->tile_bytes() / SizeOf(plane.spec->dtype));
+  const size_t entries = plane.spec->tile_bytes() / SizeOf(plane.spec->dtype);
   const auto describe = [&](absl::string_view what) {
     return OfTile(tile, absl::StrFormat(
                             "%s: energy %g, error %g, centred %g and %g, inner product %g", what,
                             s.energy, s.error, s.centred_energy, s.centred_error, s.inner_product));
   };
-  if (!ArePossible(s, entries * largest * largest * (1 + kSlack))) {
+  if (!ArePossible(s, static_cast<double>(entries) * largest * largest * (1 + kSlack))) {
     return PlaneFinding{PlaneFault::kDeclaration, describe("sums that no tile can have")};
   }
   if (head.mode == TileMode::kRaw) {
