@@ -42,6 +42,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr char kSelf[] = "/proc/self/exe";  // as a process of its own
+
 double seconds_each = 2;
 std::string rows = "raw,size,lossy,lookup";
 
@@ -273,9 +275,8 @@ std::vector<double> LatenciesOf(const Clients& clients, const std::string& kind,
   std::vector<std::unique_ptr<Process>> processes;
   for (size_t i = 0; i < clients.processes; ++i) {
     processes.push_back(std::make_unique<Process>(
-        std::vector<std::string>{"/proc/self/exe", "--client", kind, peer,
-                                 absl::StrCat(Nanoseconds(begin)), absl::StrCat(Nanoseconds(end)),
-                                 absl::StrCat(clients.threads)},
+        std::vector<std::string>{kSelf, "--client", kind, peer, absl::StrCat(Nanoseconds(begin)),
+                                 absl::StrCat(Nanoseconds(end)), absl::StrCat(clients.threads)},
         output(i)));
   }
   std::vector<double> all;
@@ -318,14 +319,14 @@ void Lookups(const Peers& peers) {
   }
 }
 
-void Run(const char* self, uint32_t threads) {
+void Run(uint32_t threads) {
   TempDir dir;
   const Peers peers{absl::StrCat("unix:", dir.path(), "/d.sock"), dir.path() + "/bare.sock"};
   const Process daemon(
       {KVSTOWD, absl::StrCat("--unix_socket=", dir.path(), "/d.sock"), "--metrics=none",
        "--host_tier=1GiB", "--device=cpu", absl::StrCat("--threads=", threads)},
       dir.path() + "/log");
-  const Process bare({self, "--serve_bare", peers.bare_socket}, dir.path() + "/bare.log");
+  const Process bare({kSelf, "--serve_bare", peers.bare_socket}, dir.path() + "/bare.log");
   std::printf("%u threads of the daemon, one of the worker\n", threads);
   if (Wanted("raw")) RawRows(peers);
   if (Wanted("size")) SizeRows(peers);
@@ -339,7 +340,6 @@ void Run(const char* self, uint32_t threads) {
 // What is measured in the daemon's place has its settings, too.
 [[noreturn]] void Serve(const std::string& socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   TuneMalloc();
   ServeBare(socket);
 }
@@ -348,12 +348,13 @@ void Run(const char* self, uint32_t threads) {
 }  // namespace kvstow::testing
 
 int main(int argc, char** argv) {
+  // As in kvstowd, and in a worker that knows of it.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   if (argc == 3 && std::string_view(argv[1]) == "--serve_bare") kvstow::testing::Serve(argv[2]);
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as in a worker's release
   if (argc == 7 && std::string_view(argv[1]) == "--client") {
     return kvstow::testing::BeClient(argv[2], argv[3], argv + 4);
   }
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
   if (argc > 3) kvstow::testing::rows = argv[3];
-  kvstow::testing::Run(argv[0], argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
+  kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
 }

@@ -72,10 +72,7 @@ Store::Impl::Attempt Store::Impl::Demote(TierQueue::Item item, MovePlan* plan) {
   const TenantId tenant = block->space->tenant;
   const bool has_room = std::min(FreeBytes(to), QuotaLeft(tenant, to)) >= needed;
   if (!has_room && RoomIsOnItsWay(tenant, to, needed)) return Attempt::kLater;
-  const TenantId donor = DonorFor(tenant, to, needed, [&](TenantId t) {
-    mu_.AssertHeld();
-    return queues_.Of(t).VictimIn(to) != nullptr;
-  });
+  const TenantId donor = DonorFor(tenant, to, needed, HasVictimIn(to));
   if (!has_room && !IsColder(queues_.Of(donor).VictimIn(to), block->heat())) {
     return Attempt::kRefused;
   }

@@ -207,6 +207,14 @@ class Store::Impl {
   // None when nobody has any.
   std::optional<TenantId> MostLoaded(size_t tier, absl::FunctionRef<bool(TenantId)> has_any) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Their question, whether a tenant has anything to give in that tier. Asks under the lock, which
+  // Clang does not see.
+  auto HasVictimIn(size_t tier) const {
+    return [this, tier](TenantId tenant) {
+      mu_.AssertHeld();
+      return queues_.Of(tenant).VictimIn(tier) != nullptr;
+    };
+  }
   // What to evict for it; null when there is nothing.
   Block* VictimFor(TenantId tenant, size_t tier, uint64_t needed) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -67,12 +67,8 @@ std::optional<TenantId> Store::Impl::MostLoaded(size_t tier,
   return most;
 }
 
-// Clang does not know that a lambda runs under the lock of the function that it is in.
 Block* Store::Impl::VictimFor(TenantId tenant, size_t tier, uint64_t needed) const {
-  const TenantId donor = DonorFor(tenant, tier, needed, [&](TenantId t) {
-    mu_.AssertHeld();
-    return queues_.Of(t).VictimIn(tier) != nullptr;
-  });
+  const TenantId donor = DonorFor(tenant, tier, needed, HasVictimIn(tier));
   if (Block* victim = queues_.Of(donor).VictimIn(tier)) return victim;
   // What is evictable there lies behind leaves in other tiers.
   const TenantId other = DonorFor(tenant, tier, needed, [&](TenantId t) {
@@ -83,10 +79,7 @@ Block* Store::Impl::VictimFor(TenantId tenant, size_t tier, uint64_t needed) con
 }
 
 Block* Store::Impl::VictimOf(size_t tier) const {
-  const auto donor = MostLoaded(tier, [&](TenantId t) {
-    mu_.AssertHeld();
-    return queues_.Of(t).VictimIn(tier) != nullptr;
-  });
+  const auto donor = MostLoaded(tier, HasVictimIn(tier));
   return donor ? queues_.Of(*donor).VictimIn(tier) : nullptr;
 }
 

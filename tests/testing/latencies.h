@@ -1,7 +1,6 @@
 // How long calls take while several clients make them without pause. For benchmarks.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <thread>
