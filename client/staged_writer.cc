@@ -20,7 +20,7 @@ StagedWriter::StagedWriter(std::span<std::byte> slot, SlotReader reader, size_t 
       send_(send),
       chunks_(max_chunk_bytes, std::move(send)),
       room_(slot.size(), std::move(await)),
-      pace_(TellingPace::OnHostThenFlushed(slot.size())) {}
+      pace_(TellingPace::OnHost(slot.size())) {}
 
 bool StagedWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
                           const v1::PlaneDeclaration* declared) {

@@ -35,8 +35,8 @@ class SlotRing {
   void Give(uint64_t ticket);
 
   // What a piece may have at most. With a quarter of the slot there is room for one as soon as no
-  // more than half is taken: so much may be held back, written and not told or read and not told,
-  // without ever stopping the other side.
+  // more than half is taken: so much may be held back, read and not told (or, on a device, written
+  // and not told), without ever stopping the other side.
   bool fits(size_t bytes) const { return bytes <= bytes_ / kPiecesAtLeast; }
   // How much of it who reads collects before it tells.
   size_t told_when_read() const { return bytes_ / 4; }
@@ -60,12 +60,9 @@ class SlotRing {
 // some planes.
 class TellingPace {
  public:
+  // Who waits for room tells all it has before, so that the halves of the slot are written and read
+  // in turns.
   static TellingPace OnHost(size_t slot_bytes) {
-    return TellingPace(slot_bytes / 16, slot_bytes / 4);
-  }
-  // Of a writer that tells all of it before it waits for room, so that holding back more than a
-  // quarter stops nobody: the halves of the slot are written and read in turns.
-  static TellingPace OnHostThenFlushed(size_t slot_bytes) {
     return TellingPace(slot_bytes / 16, slot_bytes / 2);
   }
   // What is under way on a device is held back, too (client/get_call.cc).

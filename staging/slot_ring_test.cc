@@ -64,26 +64,13 @@ TEST(SlotRingTest, WhatIsHeldBackStopsNobody) {
   }
 }
 
-TEST(TellingPaceTest, WhoFlushesHoldsBackHalfAtMost) {
-  TellingPace pace = TellingPace::OnHostThenFlushed(1600);
+TEST(TellingPaceTest, BeginsSoonAndHoldsBackHalfAtMost) {
+  TellingPace pace = TellingPace::OnHost(1600);
   for (const size_t room : {100, 200, 400, 800, 800}) {
     EXPECT_FALSE(pace.worth_telling(room - 1));
     EXPECT_TRUE(pace.worth_telling(room));
     pace.Told();
   }
-}
-
-TEST(TellingPaceTest, BeginsSoonAndHoldsBackAQuarterAtMost) {
-  TellingPace pace = TellingPace::OnHost(1600);
-  EXPECT_FALSE(pace.worth_telling(99));
-  EXPECT_TRUE(pace.worth_telling(100));
-  pace.Told();
-  EXPECT_FALSE(pace.worth_telling(199));
-  EXPECT_TRUE(pace.worth_telling(200));
-  pace.Told();
-  pace.Told();
-  EXPECT_FALSE(pace.worth_telling(399));
-  EXPECT_TRUE(pace.worth_telling(400));
 }
 
 TEST(SlotRingTest, OddSizesStayAligned) {

@@ -1,7 +1,10 @@
 // Puts and Gets of the service that end in unusual ways.
 #include <cmath>
+#include <deque>
 #include <memory>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "codec/crc32c.h"
@@ -131,6 +134,91 @@ TEST_F(ServiceCallTest, ASessionHasARegionOnEachSide) {
   session_->DropStaging(/*on_device=*/true);
   EXPECT_EQ(session_->Borrow({on_device, 0, 4096}).status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// ---- Staging on the host ----
+
+class HostArea final : public StagingArea {
+ public:
+  explicit HostArea(size_t bytes) : bytes_(bytes) {}
+  std::span<std::byte> bytes() const override { return bytes_; }
+
+ private:
+  mutable std::vector<std::byte> bytes_;
+};
+
+// Gets of three blocks, six planes, through a slot that has room for four.
+class StagedGetTest : public ServiceCallTest {
+ protected:
+  using Kind = PlaneDelivery::Kind;
+  static constexpr uint64_t kSlotBytes = 64 << 10;
+
+  StagedGetTest() {
+    std::vector<BlockIntent> intents;
+    for (size_t b = 0; b < keys_.size(); ++b) {
+      intents.push_back({keys_[b], b == 0 ? BlockKey{} : keys_[b - 1], b * 128});
+    }
+    auto put = *service_.Put(kDefaultTenant, session_->id(), space_, intents, {});
+    for (size_t p = 0; p < layout_.planes().size(); ++p) {
+      for (uint32_t b = 0; b < keys_.size(); ++b) {
+        const PlaneSpec& plane = layout_.planes()[p];
+        const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
+        const PlaneSegment segment = {plane.layer, plane.kind, b, 0, bytes, bytes};
+        const std::span<const std::byte> data = block_[p];
+        EXPECT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
+      }
+    }
+    EXPECT_TRUE(put->Commit([](const absl::StatusOr<PutResults>& r) { EXPECT_TRUE(r.ok()); }).ok());
+    executor_.RunAll();
+    const uint32_t region = *session_->ShareStaging(std::make_shared<HostArea>(kSlotBytes));
+    get_ = *service_.Get(kDefaultTenant, session_->id(), space_, keys_, {}, PlaneForm::kDecoded,
+                         SlotClaim{region, 0, kSlotBytes});
+  }
+  // What comes until there is nothing more to be had.
+  std::vector<Kind> TakeAll() {
+    do {
+      if (!std::exchange(asked_, true)) {
+        get_->Next([this](absl::StatusOr<PlaneDelivery> d) { Came(d->kind); });
+      }
+      executor_.RunAll();
+    } while (!asked_ && came_.back() != Kind::kEnd);
+    return std::exchange(came_, {});
+  }
+  void Came(Kind kind) {
+    came_.push_back(kind);
+    asked_ = false;
+  }
+
+  const std::vector<BlockKey> keys_ =
+      KeysOf(RootKey(FingerprintOf(Spec()), {}), std::vector<uint32_t>(3 * 128, 1), 128);
+  std::shared_ptr<GetCall> get_;
+  bool asked_ = false;  // and nothing came
+  std::vector<Kind> came_;
+};
+
+// Who hands planes over may hold them back, so it is told when nothing comes before the client has
+// read them: else both sides would wait.
+TEST_F(StagedGetTest, AFullSlotIsToldOnce) {
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kPlane, Kind::kPlane,
+                                                Kind::kPlane, Kind::kNoRoom));
+  EXPECT_THAT(TakeAll(), ::testing::IsEmpty());
+  ASSERT_TRUE(get_->Consumed(1).ok());
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kNoRoom));
+  ASSERT_TRUE(get_->Consumed(2).ok());
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kEnd));
+}
+
+// The news may be there before anybody asks.
+TEST_F(StagedGetTest, AFullSlotIsToldWhoAsksLater) {
+  get_->Next([this](absl::StatusOr<PlaneDelivery> d) { Came(d->kind); });
+  executor_.RunAll();
+  EXPECT_THAT(std::exchange(came_, {}), ::testing::ElementsAre(Kind::kPlane));
+  std::deque<PlaneDelivery> ready;
+  get_->TakeReady(64, &ready);
+  EXPECT_EQ(ready.size(), 3u);
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kNoRoom));
+  ASSERT_TRUE(get_->Consumed(4).ok());
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kPlane, Kind::kEnd));
 }
 
 // ---- Planes that the client encoded ----

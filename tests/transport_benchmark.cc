@@ -27,6 +27,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "codec/crc32c.h"
 #include "codec/plane.h"
 #include "server/app/malloc_settings.h"
 #include "tests/testing/bare_service.h"
@@ -193,7 +194,8 @@ void SizeRows(const Peers& peers) {
   }
 }
 
-// The same planes through the CPU codec on one thread, without daemon and transport.
+// The same planes through the CPU codec on one thread, each with its checksum, without daemon and
+// transport.
 class CodecAlone {
  public:
   explicit CodecAlone(BenchWorker& worker) : worker_(worker), encoded_(worker.values.size()) {}
@@ -202,8 +204,10 @@ class CodecAlone {
     for (size_t b = 0; b < worker_.values.size(); ++b) {
       encoded_[b].clear();
       for (const PlaneSpec& plane : planes_) {
-        encoded_[b].push_back(*EncodePlane(codec_, plane, worker_.space->layout().spec().codec,
-                                           nullptr, worker_.values[b][worker_.Index(plane)]));
+        EncodedPlane encoded = *EncodePlane(codec_, plane, worker_.space->layout().spec().codec,
+                                            nullptr, worker_.values[b][worker_.Index(plane)]);
+        const uint32_t sum = Crc32c(encoded.bytes);
+        encoded_[b].push_back({std::move(encoded), sum});
       }
     }
   }
@@ -211,8 +215,12 @@ class CodecAlone {
     for (size_t b = 0; b < worker_.values.size(); ++b) {
       for (const PlaneSpec& plane : planes_) {
         const size_t p = worker_.Index(plane);
-        DecodePlane(codec_, plane, nullptr, encoded_[b][p].bytes, worker_.pages[b][p])
-            .IgnoreError();
+        const auto& [encoded, sum] = encoded_[b][p];
+        const bool intact = Crc32c(encoded.bytes) == sum;
+        if (!intact ||
+            !DecodePlane(codec_, plane, nullptr, encoded.bytes, worker_.pages[b][p]).ok()) {
+          std::abort();
+        }
       }
     }
   }
@@ -221,15 +229,19 @@ class CodecAlone {
   BenchWorker& worker_;
   Codec& codec_ = *CpuCodec();
   std::span<const PlaneSpec> planes_ = worker_.space->layout().planes();
-  std::vector<std::vector<EncodedPlane>> encoded_;
+  struct Summed {
+    EncodedPlane plane;
+    uint32_t crc32c;
+  };
+  std::vector<std::vector<Summed>> encoded_;
 };
 
 void Lossy(const std::string& target, DataPath path) {
   BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers);
   CodecAlone alone(worker);
   PutAndGet(worker, absl::StrCat("eOptShrinkQ, ", Name(path)),
-            {"the codec alone on one thread", [&alone] { alone.Encode(); }},
-            {"the codec alone on one thread", [&alone] { alone.Decode(); }});
+            {"the codec alone, one thread", [&alone] { alone.Encode(); }},
+            {"the codec alone, one thread", [&alone] { alone.Decode(); }});
 }
 
 // A client's call, on a connection of its own: of the kind that `--client` names.

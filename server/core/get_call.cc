@@ -209,7 +209,7 @@ void GetCall::Run(Job job) {
   for (size_t planes = 0; planes < kPlanesATurn; ++planes) {
     Produce(job);
     auto next = NextJob(Runner::kRunning);
-    if (!next) return;
+    if (!next) return Deliver();  // there may be no room, which is news
     job = *std::move(next);
   }
   Schedule(std::move(job));
@@ -236,7 +236,10 @@ std::optional<GetCall::Job> GetCall::NextJobLocked() {
   Job job = JobAtHand(std::make_shared<Slot>());
   Slot& slot = *job.slot;
   const size_t bytes = PlacedBytes(job);
-  if (!Place(bytes, slot)) return std::nullopt;
+  if (!Place(bytes, slot)) {
+    lacks_room_ = true;
+    return std::nullopt;
+  }
   GoOn();
   slot.bytes = std::max(bytes, kLeastCost);
   window_.push_back(job.slot);
@@ -442,13 +445,24 @@ bool GetCall::FrontReady() {
   while (!window_.empty() && window_.front()->ready && held_[window_.front()->held]->told) {
     const auto skipped = PopFront();
     GiveBack(*skipped);
-    lacks_room_ = false;
+    GotRoom();
   }
-  return window_.empty() ? AtEnd() : window_.front()->ready;
+  return window_.empty() ? AtEnd() || MustTellNoRoom() : window_.front()->ready;
 }
 
+bool GetCall::MustTellNoRoom() const {
+  return window_.empty() && lacks_room_ && !told_no_room_ && !staging_.on_device();
+}
+
+void GetCall::GotRoom() { lacks_room_ = told_no_room_ = false; }
+
 PlaneDelivery GetCall::TakeFront() {
-  if (window_.empty()) return {};  // the end
+  if (window_.empty()) {
+    PlaneDelivery news;
+    told_no_room_ = !AtEnd();
+    if (told_no_room_) news.kind = PlaneDelivery::Kind::kNoRoom;
+    return news;
+  }
   const auto slot = PopFront();
   PlaneDelivery& delivery = slot->delivery;
   if (slot->failed) {
@@ -462,7 +476,7 @@ PlaneDelivery GetCall::TakeFront() {
     delivery.kind = PlaneDelivery::Kind::kDamage;
     delivery.bytes = {};
     GiveBack(*slot);
-    lacks_room_ = false;
+    GotRoom();
   } else {
     delivery.kind = PlaneDelivery::Kind::kPlane;
     if (slot->piece) {
@@ -473,7 +487,7 @@ PlaneDelivery GetCall::TakeFront() {
   return std::move(delivery);
 }
 
-// Hands the first plane of the window over if it is ready and somebody waits for it.
+// Hands over what comes next if it is there and somebody waits for it.
 void GetCall::Deliver() {
   OnPlane on_plane;
   PlaneDelivery delivery;
@@ -503,7 +517,7 @@ absl::Status GetCall::Consumed(uint64_t planes) {
     for (; consumed_ < planes; ++consumed_) {
       if (unread_.front()) ring_.Give(*unread_.front());
       unread_.pop_front();
-      lacks_room_ = false;
+      GotRoom();
     }
     if (cancelled_ || !waiting_) return absl::OkStatus();
   }

@@ -44,9 +44,10 @@ struct GetAnswer {
   uint64_t first_position = 0;
 };
 
-// A plane of one block, or the news that it is damaged, or the end.
+// A plane of one block, or the news that it is damaged, or the end. kNoRoom: nothing comes before
+// the client has read what it was given in its slot, so what is held back must be told now.
 struct PlaneDelivery {
-  enum class Kind { kPlane, kDamage, kEnd } kind = Kind::kEnd;
+  enum class Kind { kPlane, kDamage, kNoRoom, kEnd } kind = Kind::kEnd;
   uint32_t block = 0;
   uint32_t layer = 0;
   PlaneKind plane_kind = PlaneKind::kK;
@@ -78,8 +79,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
-  // Appends the next planes, `most` of them, as far as they are ready; what else there is to tell,
-  // damage or the end, is left to Next. Not while a Next waits.
+  // Appends the next planes, `most` of them, as far as they are ready; what else there is to tell
+  // is left to Next. Not while a Next waits.
   void TakeReady(size_t most, std::deque<PlaneDelivery>* planes);
   // The client has read so many of the staged planes that it was given, from the first on; their
   // room is used again. INVALID_ARGUMENT for more than it was given.
@@ -207,9 +208,12 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The first part of it; true when the block is to be reported as damaged.
   bool MarkFinished(Slot& slot, HeldBlock& block, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Whether a plane can be handed over, or the end be told; passes over what is skipped.
+  // Whether there is something to hand over; passes over what is skipped.
   bool FrontReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AtEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Once each time that the slot is full; not on a device, where nothing is held back for long.
+  bool MustTellNoRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GotRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
@@ -258,7 +262,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
   size_t turn_bytes_ ABSL_GUARDED_BY(mu_) = 0;      // of the next turn; 0 before the first
   bool pairs_planes_ ABSL_GUARDED_BY(mu_) = false;  // the plane at hand and the next share pieces
-  bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;    // a turn ended for want of room in the slot
+  bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;    // of the slot, for the next plane
+  bool told_no_room_ ABSL_GUARDED_BY(mu_) = false;
   enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
   std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;

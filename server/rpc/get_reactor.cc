@@ -189,6 +189,10 @@ class GetReactor final
         return true;
       case PlaneDelivery::Kind::kDamage:
         return TellDamage(*delivery);
+      case PlaneDelivery::Kind::kNoRoom:
+        if (staged_.blocks_size() == 0) return true;
+        WriteCollected();
+        return false;
       case PlaneDelivery::Kind::kEnd:
         at_end_ = true;
         WriteCollected();
