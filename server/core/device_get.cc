@@ -1,6 +1,5 @@
 // A Get whose staging lies on a device: in turns of many planes instead of plane by plane.
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "codec/plane.h"
@@ -9,14 +8,15 @@
 namespace kvstow {
 namespace {
 
-// Raw bytes of the first turn, about: enough to fill a device, little enough that the reader does
-// not wait long for its first planes. Later ones are twice as long each, up to the most: where the
-// worker's kernels take turns with the daemon's on the device, each turn here may wait for one of
-// theirs.
-constexpr size_t kFirstTurnBytes = size_t{128} << 20;
-constexpr size_t kMostTurnBytes = size_t{512} << 20;
+// Raw bytes of a turn, about: enough to fill a device; the sooner planes are handed over, the
+// sooner the reader has its first ones and their room in the slot comes back. Of encoded planes a
+// turn is little more than the wait for it, so these are longer.
+constexpr size_t kEncodedTurnBytes = size_t{128} << 20;
+constexpr size_t kDecodedTurnBytes = size_t{64} << 20;
 // Placed under one lock: whoever hands planes over needs it, too.
 constexpr size_t kPlanesAtOnce = 128;
+// Located by one lane before it asks for more.
+constexpr size_t kBlocksAtOnce = 16;
 
 }  // namespace
 
@@ -52,24 +52,33 @@ void GetCall::RunTurn() {
   PrepareTurns();
 }
 
-void GetCall::LocateAll() { std::call_once(all_located_, &GetCall::Locate, this); }
-
-void GetCall::Locate() {
+// Reading the heads of a long prompt takes longer than a turn, so the lanes that run share it.
+void GetCall::LocateAll() {
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
-  std::vector<bool> pinned;
-  for (const auto& block : held_) {
-    const RecordPlace place = block->pin->Locate();
-    for (const auto& piece : place.pieces) block->pieces.push_back({piece.data(), piece.size()});
-    block->on_device = place.on_device;
-    pinned.push_back(place.pinned);
-    if (!MustFetchHead(*block)) Open(*block);
+  for (size_t i; (i = next_to_locate_.fetch_add(kBlocksAtOnce)) < held_.size();) {
+    const size_t end = std::min(i + kBlocksAtOnce, held_.size());
+    for (size_t b = i; b < end; ++b) Locate(*held_[b]);
+    located_.fetch_add(end - i);
+    located_.notify_all();
   }
+  for (size_t done; (done = located_.load()) < held_.size();) located_.wait(done);
+  std::call_once(all_stored_, &GetCall::ListStored, this);
+}
+
+void GetCall::Locate(HeldBlock& block) const {
+  const RecordPlace place = block.pin->Locate();
+  for (const auto& piece : place.pieces) block.pieces.push_back({piece.data(), piece.size()});
+  block.on_device = place.on_device;
+  block.pinned = place.pinned;
+  if (!MustFetchHead(block)) Open(block);
+}
+
+void GetCall::ListStored() {
   FetchHeads();
-  for (size_t i = 0; i < held_.size(); ++i) {
-    HeldBlock& block = *held_[i];
-    if (!block.record.ok()) continue;
-    block.stored = static_cast<uint32_t>(stored_.size());
-    stored_.push_back({&*block.record, block.on_device, block.pieces, pinned[i]});
+  for (const auto& block : held_) {
+    if (!block->record.ok()) continue;
+    block->stored = static_cast<uint32_t>(stored_.size());
+    stored_.push_back({&*block->record, block->on_device, block->pieces, block->pinned});
   }
 }
 
@@ -115,66 +124,61 @@ GetCall::Turn GetCall::NextTurn() {
 }
 
 bool GetCall::AddToTurn(size_t* bytes, Turn* turn) {
-  const auto slots = std::make_shared<std::array<Slot, kPlanesAtOnce>>();
   absl::MutexLock lock(&mu_);
-  if (turn_bytes_ == 0) turn_bytes_ = kFirstTurnBytes;
-  for (Slot& slot : *slots) {
+  const size_t most = form_ == PlaneForm::kEncoded ? kEncodedTurnBytes : kDecodedTurnBytes;
+  for (size_t i = 0; i < kPlanesAtOnce; ++i) {
     if (cancelled_ || next_plane_ == planes_.size()) return false;
-    Job job = JobAtHand(std::shared_ptr<Slot>(slots, &slot));
-    if (!PlaceOnDevice(job)) {
-      lacks_room_ = true;
+    Outgoing& plane = PushNext();
+    if (!PlaceOnDevice(plane)) {
+      PutBack();
       return false;
     }
     GoOn();
-    *bytes += space_->layout().planes()[job.plane].raw_bytes;
-    window_.push_back(job.slot);
-    turn->push_back(std::move(job));
-    if (*bytes < turn_bytes_) continue;
-    turn_bytes_ = std::min(2 * turn_bytes_, kMostTurnBytes);
-    return false;
+    *bytes += space_->layout().planes()[plane.plane].raw_bytes;
+    turn->push_back(&plane);
+    if (*bytes >= most) return false;
   }
   return true;
 }
 
 // False when there is no room now. What gets no piece, being too large or of a damaged record, is
 // prepared like a plane of a call without a slot.
-bool GetCall::PlaceOnDevice(const Job& job) {
-  HeldBlock& block = *held_[job.held];
-  if (form_ == PlaneForm::kEncoded) return PlaceEncoded(job);
+bool GetCall::PlaceOnDevice(Outgoing& plane) {
+  const HeldBlock& block = *held_[plane.held];
+  if (form_ == PlaneForm::kEncoded) return PlaceEncoded(plane);
   if (!block.record.ok() || IsUnwantedLocked(block)) return true;
-  const size_t bytes = space_->layout().planes()[job.plane].raw_bytes;
+  const size_t bytes = space_->layout().planes()[plane.plane].raw_bytes;
   if (!ring_.fits(bytes)) return true;
-  job.slot->piece = ring_.Take(bytes);
-  job.slot->delivery.bytes =
-      job.slot->piece ? StagedBytes(*job.slot, bytes) : std::span<std::byte>();
-  return job.slot->piece.has_value();
+  plane.piece = ring_.Take(bytes);
+  if (!plane.piece) return false;
+  plane.delivery.bytes = StagedBytes(plane, bytes);
+  return true;
 }
 
 // K and V of a layer lie side by side in the record; side by side in the slot, too, they are one
 // copy.
-bool GetCall::PlaceEncoded(const Job& job) {
-  HeldBlock& block = *held_[job.held];
-  Slot& slot = *job.slot;
-  if (next_block_ == 0) pairs_planes_ = PairsFit(job.plane);
+bool GetCall::PlaceEncoded(Outgoing& plane) {
+  HeldBlock& block = *held_[plane.held];
+  if (next_block_ == 0) pairs_planes_ = PairsFit(plane.plane);
   const auto kept = std::exchange(block.kept_place, std::nullopt);
   if (!kept && (!block.record.ok() || IsUnwantedLocked(block))) return true;
-  const DirectoryEntry& entry = block.record->planes()[job.plane];
+  const DirectoryEntry& entry = block.record->planes()[plane.plane];
   if (kept) {
-    slot.piece = kept;
+    plane.piece = kept;
   } else if (pairs_planes_) {
     const size_t own = RoundUpToTile(entry.bytes);
-    slot.piece = ring_.Take(own + block.record->planes()[job.plane + 1].bytes);
-    if (!slot.piece) return false;
-    slot.keeps_piece = true;
-    block.kept_place = SlotRing::Piece{slot.piece->ticket, slot.piece->offset + own};
+    plane.piece = ring_.Take(own + block.record->planes()[plane.plane + 1].bytes);
+    if (!plane.piece) return false;
+    plane.keeps_piece = true;
+    block.kept_place = SlotRing::Piece{plane.piece->ticket, plane.piece->offset + own};
   } else if (ring_.fits(entry.bytes)) {
-    slot.piece = ring_.Take(entry.bytes);
-    if (!slot.piece) return false;
+    plane.piece = ring_.Take(entry.bytes);
+    if (!plane.piece) return false;
   } else {
     return true;
   }
-  slot.delivery.crc32c = entry.crc32c;
-  slot.delivery.bytes = StagedBytes(slot, entry.bytes);
+  plane.delivery.crc32c = entry.crc32c;
+  plane.delivery.bytes = StagedBytes(plane, entry.bytes);
   return true;
 }
 
@@ -199,33 +203,33 @@ bool GetCall::PairsFit(size_t plane) const {
 
 void GetCall::ReadTurn(const Turn& turn) {
   std::vector<DeviceReads::Plane> planes;
-  std::vector<const Job*> jobs;  // of `planes`
-  for (const Job& job : turn) {
-    if (!job.slot->piece) {
-      Produce(job);
+  std::vector<Outgoing*> staged;  // of `planes`
+  for (Outgoing* const plane : turn) {
+    if (!plane->piece) {
+      Produce(*plane);
       continue;
     }
-    planes.push_back({held_[job.held]->stored, static_cast<uint32_t>(job.plane),
-                      staging_.bytes.data() + job.slot->piece->offset});
-    jobs.push_back(&job);
+    planes.push_back({held_[plane->held]->stored, static_cast<uint32_t>(plane->plane),
+                      staging_.bytes.data() + plane->piece->offset});
+    staged.push_back(plane);
   }
   if (planes.empty()) return;
   phases_.Enter(CallPhase::kCodec);
   const absl::Status read = context_.device_reads->Read(space_, stored_, form_, planes);
   phases_.Leave(CallPhase::kCodec);
-  FinishTurn(jobs, planes, read);
+  FinishTurn(staged, planes, read);
 }
 
-void GetCall::FinishTurn(std::span<const Job* const> jobs,
+void GetCall::FinishTurn(std::span<Outgoing* const> staged,
                          std::span<const DeviceReads::Plane> planes, const absl::Status& read) {
   std::vector<const HeldBlock*> damaged;
   {
     absl::MutexLock lock(&mu_);
     for (size_t i = 0; i < planes.size(); ++i) {
-      HeldBlock& block = *held_[jobs[i]->held];
+      const HeldBlock& block = *held_[staged[i]->held];
       absl::Status status = read;
       if (planes[i].damaged) status = absl::DataLossError("the plane failed its checksum");
-      if (MarkFinished(*jobs[i]->slot, block, status)) damaged.push_back(&block);
+      if (MarkFinished(*staged[i], status)) damaged.push_back(&block);
     }
   }
   for (const HeldBlock* block : damaged) context_.store.ReportDamage(*block->pin);

@@ -141,7 +141,7 @@ void GetCall::Next(OnPlane on_plane) {
     waiting_ = std::move(on_plane);
   }
   Prepare();
-  while (const auto job = NextInPlace()) Produce(*job);
+  while (Outgoing* const plane = NextInPlace()) Produce(*plane);
   Deliver();
 }
 
@@ -150,7 +150,7 @@ void GetCall::TakeReady(size_t most, std::deque<PlaneDelivery>* planes) {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_) return;
-    while (most > 0 && FrontReady() && !window_.empty() && !window_.front()->failed) {
+    while (most > 0 && FrontReady() && !window_.empty() && !window_.front().failed) {
       planes->push_back(TakeFront());
       --most;
     }
@@ -190,73 +190,66 @@ void GetCall::Prepare() {
   if (checks_in_place_) return;
   if (staging_.on_device()) return PrepareTurns();
   if (MustOpenFirst()) return;
-  while (auto job = NextJob(Runner::kNew)) {
-    Schedule(*std::move(job));
-  }
+  while (Outgoing* const plane = NextPlane(Runner::kNew)) Schedule(plane);
 }
 
-void GetCall::Schedule(Job job) {
+void GetCall::Schedule(Outgoing* plane) {
   phases_.Enter(CallPhase::kQueue);
-  context_.executor.Schedule(WorkPriority::kGet,
-                             [self = shared_from_this(), job = std::move(job)]() mutable {
-                               self->phases_.Leave(CallPhase::kQueue);
-                               self->Run(std::move(job));
-                             });
+  context_.executor.Schedule(WorkPriority::kGet, [self = shared_from_this(), plane] {
+    self->phases_.Leave(CallPhase::kQueue);
+    self->Run(plane);
+  });
 }
 
-void GetCall::Run(Job job) {
+void GetCall::Run(Outgoing* plane) {
   // What others scheduled meanwhile has its turn now and then.
   for (size_t planes = 0; planes < kPlanesATurn; ++planes) {
-    Produce(job);
-    auto next = NextJob(Runner::kRunning);
-    if (!next) return Deliver();  // there may be no room, which is news
-    job = *std::move(next);
+    Produce(*plane);
+    plane = NextPlane(Runner::kRunning);
+    if (plane == nullptr) return Deliver();  // there may be no room, which is news
   }
-  Schedule(std::move(job));
+  Schedule(plane);
 }
 
-std::optional<GetCall::Job> GetCall::NextJob(Runner runner) {
+GetCall::Outgoing* GetCall::NextPlane(Runner runner) {
   absl::MutexLock lock(&mu_);
-  if (runner == Runner::kNew && runners_ == context_.executor.concurrency()) return std::nullopt;
-  auto job = NextJobLocked();
-  if (job && runner == Runner::kNew) ++runners_;
-  if (!job && runner == Runner::kRunning) --runners_;
-  return job;
+  if (runner == Runner::kNew && runners_ == context_.executor.concurrency()) return nullptr;
+  Outgoing* const plane = NextPlaneLocked();
+  if (plane != nullptr && runner == Runner::kNew) ++runners_;
+  if (plane == nullptr && runner == Runner::kRunning) --runners_;
+  return plane;
 }
 
-std::optional<GetCall::Job> GetCall::NextInPlace() {
+GetCall::Outgoing* GetCall::NextInPlace() {
   absl::MutexLock lock(&mu_);
-  if (!checks_in_place_ || !waiting_ || FrontReady()) return std::nullopt;
-  return NextJobLocked();
+  if (!checks_in_place_ || !waiting_ || FrontReady()) return nullptr;
+  return NextPlaneLocked();
 }
 
-std::optional<GetCall::Job> GetCall::NextJobLocked() {
-  if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return std::nullopt;
-  if (window_bytes_ >= kWindowBytes && !window_.empty()) return std::nullopt;
-  Job job = JobAtHand(std::make_shared<Slot>());
-  Slot& slot = *job.slot;
-  const size_t bytes = PlacedBytes(job);
-  if (!Place(bytes, slot)) {
-    lacks_room_ = true;
-    return std::nullopt;
+GetCall::Outgoing* GetCall::NextPlaneLocked() {
+  if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return nullptr;
+  if (window_bytes_ >= kWindowBytes && !window_.empty()) return nullptr;
+  Outgoing& plane = PushNext();
+  const size_t bytes = PlacedBytes(plane);
+  if (!Place(bytes, plane)) {
+    PutBack();
+    return nullptr;
   }
   GoOn();
-  slot.bytes = std::max(bytes, kLeastCost);
-  window_.push_back(job.slot);
-  window_bytes_ += slot.bytes;
-  return job;
+  plane.bytes = std::max(bytes, kLeastCost);
+  window_bytes_ += plane.bytes;
+  return &plane;
 }
 
-GetCall::Job GetCall::JobAtHand(std::shared_ptr<Slot> at) const {
-  Job job{std::move(at), next_block_, planes_[next_plane_]};
-  Slot& slot = *job.slot;
-  const PlaneSpec& spec = space_->layout().planes()[job.plane];
-  slot.held = job.held;
-  slot.plane = job.plane;
-  slot.delivery.block = held_[job.held]->index;
-  slot.delivery.layer = spec.layer;
-  slot.delivery.plane_kind = spec.kind;
-  return job;
+GetCall::Outgoing& GetCall::PushNext() {
+  Outgoing& plane = window_.emplace_back();
+  plane.held = next_block_;
+  plane.plane = planes_[next_plane_];
+  const PlaneSpec& spec = space_->layout().planes()[plane.plane];
+  plane.delivery.block = held_[plane.held]->index;
+  plane.delivery.layer = spec.layer;
+  plane.delivery.plane_kind = spec.kind;
+  return plane;
 }
 
 void GetCall::GoOn() {
@@ -266,47 +259,46 @@ void GetCall::GoOn() {
   }
 }
 
-size_t GetCall::PlacedBytes(const Job& job) const {
-  const HeldBlock& block = *held_[job.held];
+void GetCall::PutBack() {
+  window_.pop_back();
+  lacks_room_ = true;
+}
+
+size_t GetCall::PlacedBytes(const Outgoing& plane) const {
+  const HeldBlock& block = *held_[plane.held];
   const bool known = form_ == PlaneForm::kEncoded && !staging_.bytes.empty() && block.record.ok();
-  return known ? block.record->planes()[job.plane].bytes
-               : space_->layout().planes()[job.plane].raw_bytes;
+  return known ? block.record->planes()[plane.plane].bytes
+               : space_->layout().planes()[plane.plane].raw_bytes;
 }
 
-bool GetCall::Place(size_t bytes, Slot& slot) {
+bool GetCall::Place(size_t bytes, Outgoing& plane) {
   if (staging_.bytes.empty() || !ring_.fits(bytes)) return true;
-  slot.piece = ring_.Take(bytes);
-  return slot.piece.has_value();
+  plane.piece = ring_.Take(bytes);
+  return plane.piece.has_value();
 }
 
-std::span<std::byte> GetCall::StagedBytes(const Slot& slot, size_t bytes) const {
-  return staging_.bytes.subspan(slot.piece->offset, bytes);
+std::span<std::byte> GetCall::StagedBytes(const Outgoing& plane, size_t bytes) const {
+  return staging_.bytes.subspan(plane.piece->offset, bytes);
 }
 
-void GetCall::Produce(const Job& job) {
-  const auto& [slot, held, plane] = job;
-  HeldBlock& block = *held_[held];
-  if (IsUnwanted(block)) {
-    Finish(*slot, block, absl::CancelledError());
-    return;
-  }
+void GetCall::Produce(Outgoing& plane) {
+  HeldBlock& block = *held_[plane.held];
+  if (IsUnwanted(block)) return Finish(plane, absl::CancelledError());
   auto encoded = [&] {
     const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
     Open(block);
-    return Fetch(block, job.plane);
+    return Fetch(block, plane.plane);
   }();
-  if (!encoded.ok()) return Finish(*slot, block, encoded.status());
-  if (const auto copied = StageVerbatim(*slot, block, job.plane, *encoded)) {
-    return Finish(*slot, block, *copied);
-  }
-  const absl::Status intact = Check(block, job.plane, *encoded);
-  if (!intact.ok()) return Finish(*slot, block, intact);
+  if (!encoded.ok()) return Finish(plane, encoded.status());
+  if (const auto copied = StageVerbatim(plane, *encoded)) return Finish(plane, *copied);
+  const absl::Status intact = Check(block, plane.plane, *encoded);
+  if (!intact.ok()) return Finish(plane, intact);
   if (form_ == PlaneForm::kEncoded) {
-    DeliverEncoded(slot, held, plane, *std::move(encoded));
-  } else if (DeliverVerbatim(*slot, job.plane, *encoded)) {
-    Finish(*slot, block, absl::OkStatus());
+    DeliverEncoded(plane, *std::move(encoded));
+  } else if (DeliverVerbatim(plane, *encoded)) {
+    Finish(plane, absl::OkStatus());
   } else {
-    Decode(slot, held, plane, *std::move(encoded));
+    Decode(plane, *std::move(encoded));
   }
 }
 
@@ -333,121 +325,120 @@ absl::Status GetCall::Check(const HeldBlock& block, size_t plane, const RecordBy
   return CheckPlane(block.record->planes()[plane], encoded.bytes);
 }
 
-std::optional<absl::Status> GetCall::StageVerbatim(Slot& slot, const HeldBlock& block, size_t plane,
-                                                   const RecordBytes& encoded) {
-  const PlaneSpec& spec = space_->layout().planes()[plane];
-  if (form_ != PlaneForm::kDecoded || !slot.piece ||
+std::optional<absl::Status> GetCall::StageVerbatim(Outgoing& plane, const RecordBytes& encoded) {
+  const PlaneSpec& spec = space_->layout().planes()[plane.plane];
+  if (form_ != PlaneForm::kDecoded || !plane.piece ||
       !HoldsVerbatim(spec, space_->layout().spec().codec, encoded.bytes)) {
     return std::nullopt;
   }
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
   const auto table = encoded.bytes.first(VerbatimOffset(spec));
-  const std::span<std::byte> staged = StagedBytes(slot, spec.raw_bytes);
-  slot.delivery.bytes = staged;
-  return CheckPlaneSum(block.record->planes()[plane],
+  const std::span<std::byte> staged = StagedBytes(plane, spec.raw_bytes);
+  plane.delivery.bytes = staged;
+  return CheckPlaneSum(held_[plane.held]->record->planes()[plane.plane],
                        CopyAndSum(encoded.bytes.subspan(table.size()), staged, Crc32c(table)));
 }
 
-void GetCall::DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
-                             RecordBytes encoded) {
-  PlaneDelivery& delivery = slot->delivery;
-  delivery.crc32c = held_[held]->record->planes()[plane].crc32c;
+void GetCall::DeliverEncoded(Outgoing& plane, RecordBytes encoded) {
+  PlaneDelivery& delivery = plane.delivery;
+  delivery.crc32c = held_[plane.held]->record->planes()[plane.plane].crc32c;
   delivery.bytes = encoded.bytes;
-  if (slot->piece) {
+  if (plane.piece) {
     const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
-    const std::span<std::byte> staged = StagedBytes(*slot, encoded.bytes.size());
+    const std::span<std::byte> staged = StagedBytes(plane, encoded.bytes.size());
     std::memcpy(staged.data(), encoded.bytes.data(), staged.size());
     delivery.bytes = staged;
   } else {
     delivery.owner = std::move(encoded.owner);
   }
   context_.stats.OnClientCoded(space_->tenant(), CodecDirection::kDecode,
-                               space_->layout().planes()[plane].raw_bytes);
-  Finish(*slot, *held_[held], absl::OkStatus());
+                               space_->layout().planes()[plane.plane].raw_bytes);
+  Finish(plane, absl::OkStatus());
 }
 
-bool GetCall::DeliverVerbatim(Slot& slot, size_t plane, const RecordBytes& encoded) const {
-  const PlaneSpec& spec = space_->layout().planes()[plane];
-  if (slot.piece || !HoldsVerbatim(spec, space_->layout().spec().codec, encoded.bytes))
+bool GetCall::DeliverVerbatim(Outgoing& plane, const RecordBytes& encoded) const {
+  const PlaneSpec& spec = space_->layout().planes()[plane.plane];
+  if (plane.piece || !HoldsVerbatim(spec, space_->layout().spec().codec, encoded.bytes)) {
     return false;
-  slot.delivery.bytes = encoded.bytes.subspan(VerbatimOffset(spec));
-  slot.delivery.owner = encoded.owner;
+  }
+  plane.delivery.bytes = encoded.bytes.subspan(VerbatimOffset(spec));
+  plane.delivery.owner = encoded.owner;
   return true;
 }
 
-void GetCall::Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
-                     RecordBytes encoded) {
-  const PlaneSpec& spec = space_->layout().planes()[plane];
+void GetCall::Decode(Outgoing& plane, RecordBytes encoded) {
+  const PlaneSpec& spec = space_->layout().planes()[plane.plane];
   std::span<std::byte> values;
-  if (slot->piece) {
-    values = StagedBytes(*slot, spec.raw_bytes);
+  if (plane.piece) {
+    values = StagedBytes(plane, spec.raw_bytes);
   } else {
     auto decoded = std::make_shared<DecodedPlane>(context_.inflight, spec.raw_bytes);
     values = decoded->values.bytes();
-    slot->delivery.owner = std::move(decoded);
+    plane.delivery.owner = std::move(decoded);
   }
-  slot->delivery.bytes = values;
-  HeldBlock& block = *held_[held];
+  plane.delivery.bytes = values;
+  HeldBlock& block = *held_[plane.held];
   std::call_once(block.rotary_made,
                  [&] { block.rotary = space_->RotaryAt(block.pin->first_position()); });
-  auto work =
-      std::make_unique<PlaneDecodeWork>(PlaneDecodeWork{.spec = &spec,
-                                                        .rotary = block.rotary.of_plane(plane),
-                                                        .encoded = encoded.bytes,
-                                                        .owner = space_->scratch_owner(),
-                                                        .phases = &phases_,
-                                                        .values = values});
+  auto work = std::make_unique<PlaneDecodeWork>(
+      PlaneDecodeWork{.spec = &spec,
+                      .rotary = block.rotary.of_plane(plane.plane),
+                      .encoded = encoded.bytes,
+                      .owner = space_->scratch_owner(),
+                      .phases = &phases_,
+                      .values = values});
   PlaneDecodeWork* const todo = work.get();
   phases_.Enter(CallPhase::kQueue);
-  context_.codec.Decode(todo, [self = shared_from_this(), slot, held, work = std::move(work),
+  context_.codec.Decode(todo, [self = shared_from_this(), &plane, work = std::move(work),
                                bytes = std::move(encoded)](const absl::Status& status) {
     self->phases_.Leave(CallPhase::kQueue);
-    self->Finish(*slot, *self->held_[held], status);
+    self->Finish(plane, status);
   });
 }
 
-void GetCall::Finish(Slot& slot, HeldBlock& block, const absl::Status& status) {
+void GetCall::Finish(Outgoing& plane, const absl::Status& status) {
+  const HeldBlock& block = *held_[plane.held];
   bool damaged = false;
   {
     absl::MutexLock lock(&mu_);
-    damaged = MarkFinished(slot, block, status);
+    damaged = MarkFinished(plane, status);
   }
   if (damaged) context_.store.ReportDamage(*block.pin);
   Deliver();
 }
 
-bool GetCall::MarkFinished(Slot& slot, HeldBlock& block, const absl::Status& status) {
-  slot.failed = !status.ok();
-  slot.ready = true;
+bool GetCall::MarkFinished(Outgoing& plane, const absl::Status& status) {
+  plane.failed = !status.ok();
+  plane.ready = true;
   if (status.ok() || absl::IsCancelled(status)) return false;
   // Two planes of one block may fail at the same time on two threads: one of them reports it.
+  HeldBlock& block = *held_[plane.held];
   const bool first = !block.damaged_plane;
-  if (first) block.damaged_plane = slot.plane;
+  if (first) block.damaged_plane = plane.plane;
   return first && absl::IsDataLoss(status);
 }
 
-std::shared_ptr<GetCall::Slot> GetCall::PopFront() {
-  std::shared_ptr<Slot> slot = std::move(window_.front());
+GetCall::Outgoing GetCall::PopFront() {
+  Outgoing plane = std::move(window_.front());
   window_.pop_front();
-  window_bytes_ -= slot->bytes;
-  return slot;
+  window_bytes_ -= plane.bytes;
+  return plane;
 }
 
 bool GetCall::AtEnd() const {
   return window_.empty() && (held_.empty() || next_plane_ == planes_.size());
 }
 
-void GetCall::GiveBack(const Slot& slot) {
-  if (slot.piece && !slot.keeps_piece) ring_.Give(slot.piece->ticket);
+void GetCall::GiveBack(const Outgoing& plane) {
+  if (plane.piece && !plane.keeps_piece) ring_.Give(plane.piece->ticket);
 }
 
 bool GetCall::FrontReady() {
-  while (!window_.empty() && window_.front()->ready && held_[window_.front()->held]->told) {
-    const auto skipped = PopFront();
-    GiveBack(*skipped);
+  while (!window_.empty() && window_.front().ready && held_[window_.front().held]->told) {
+    GiveBack(PopFront());
     GotRoom();
   }
-  return window_.empty() ? AtEnd() || MustTellNoRoom() : window_.front()->ready;
+  return window_.empty() ? AtEnd() || MustTellNoRoom() : window_.front().ready;
 }
 
 bool GetCall::MustTellNoRoom() const {
@@ -463,25 +454,25 @@ PlaneDelivery GetCall::TakeFront() {
     if (told_no_room_) news.kind = PlaneDelivery::Kind::kNoRoom;
     return news;
   }
-  const auto slot = PopFront();
-  PlaneDelivery& delivery = slot->delivery;
-  if (slot->failed) {
+  Outgoing plane = PopFront();
+  PlaneDelivery& delivery = plane.delivery;
+  if (plane.failed) {
     // Be it the damaged plane or, earlier in the order, one that was not prepared any more: the
     // client is told before it misses anything, and of the plane that is damaged.
-    HeldBlock& block = *held_[slot->held];
+    HeldBlock& block = *held_[plane.held];
     block.told = true;
-    const PlaneSpec& damaged = space_->layout().planes()[block.damaged_plane.value_or(slot->plane)];
+    const PlaneSpec& damaged = space_->layout().planes()[block.damaged_plane.value_or(plane.plane)];
     delivery.layer = damaged.layer;
     delivery.plane_kind = damaged.kind;
     delivery.kind = PlaneDelivery::Kind::kDamage;
     delivery.bytes = {};
-    GiveBack(*slot);
+    GiveBack(plane);
     GotRoom();
   } else {
     delivery.kind = PlaneDelivery::Kind::kPlane;
-    if (slot->piece) {
-      delivery.staged_at = static_cast<uint32_t>(slot->piece->offset);
-      unread_.push_back(slot->keeps_piece ? std::nullopt : std::optional(slot->piece->ticket));
+    if (plane.piece) {
+      delivery.staged_at = static_cast<uint32_t>(plane.piece->offset);
+      unread_.push_back(plane.keeps_piece ? std::nullopt : std::optional(plane.piece->ticket));
     }
   }
   return std::move(delivery);

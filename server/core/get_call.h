@@ -13,6 +13,7 @@
 // threads or, when a plane is ready, on the caller's stack.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -76,6 +77,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // Where its time goes, from Create on; the transport enters kAdmission.
   CallPhases& phases() { return phases_; }
 
+  // Begins to prepare planes before anybody asks for one; Next does it, too.
+  void Start() { Prepare(); }
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
@@ -107,6 +110,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     Scratch<std::byte> head;
     std::vector<RecordPiece> pieces;
     bool on_device = false;
+    bool pinned = false;
     uint32_t stored = 0;  // which of stored_, if `record` is OK
     // Of the next plane, which lies behind the last one's in one piece. Guarded by mu_.
     std::optional<SlotRing::Piece> kept_place;
@@ -116,8 +120,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::span<const std::byte> bytes;
     std::shared_ptr<const void> owner;
   };
-  // A plane on its way out.
-  struct Slot {
+  // A plane on its way out: of the window's, from where it is placed until it is handed over.
+  // Whoever prepares it has it for himself until it is marked as finished.
+  struct Outgoing {
     PlaneDelivery delivery;
     std::optional<SlotRing::Piece> piece;  // where in the staging slot it goes
     bool keeps_piece = false;              // the next plane of the block gives it back
@@ -153,39 +158,35 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // UNAVAILABLE and the like when the tier could not be read.
   static absl::StatusOr<RecordBytes> BytesAt(const std::shared_ptr<const Store::Pin>& pin,
                                              uint64_t offset, uint64_t size);
-  // A plane to prepare.
-  struct Job {
-    std::shared_ptr<Slot> slot;
-    size_t held, plane;
-  };
   // Puts runners to work, a thread each at most, while there is something to prepare.
   void Prepare();
-  void Schedule(Job job);
+  void Schedule(Outgoing* plane);
   // One runner: prepares plane after plane as long as the window has room.
-  void Run(Job job);
-  // The next plane, placed in the window; none when that is full or nothing is left. `runner` says
+  void Run(Outgoing* plane);
+  // The next plane, placed in the window; null when that is full or nothing is left. `runner` says
   // who asks: a new one that will begin with it, or one that ends without it.
   enum class Runner { kNew, kRunning };
-  std::optional<Job> NextJob(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
-  // The plane somebody waits for, to be checked in place; none for calls that prepare ahead.
-  std::optional<Job> NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<Job> NextJobLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The plane that is next, without a place; and on to the one after it.
-  Job JobAtHand(std::shared_ptr<Slot> slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Outgoing* NextPlane(Runner runner) ABSL_LOCKS_EXCLUDED(mu_);
+  // The plane somebody waits for, to be checked in place; null for calls that prepare ahead.
+  Outgoing* NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
+  Outgoing* NextPlaneLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Puts the plane at hand at the window's back, without a place. Then either on to the one after
+  // it, or out again.
+  Outgoing& PushNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PutBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
   // them; false when there is no room now.
-  bool Place(size_t bytes, Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Place(size_t bytes, Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Encoded planes have their sizes in their records, so these are opened before any is placed.
   // False once they are.
   bool MustOpenFirst() ABSL_LOCKS_EXCLUDED(mu_);
   void OpenAll();
   // What the plane takes in the form that travels; its raw size where that is not known.
-  size_t PlacedBytes(const Job& job) const;
-  void DeliverEncoded(const std::shared_ptr<Slot>& slot, size_t held, size_t plane,
-                      RecordBytes encoded);
-  std::span<std::byte> StagedBytes(const Slot& slot, size_t bytes) const;
-  void Produce(const Job& job);
+  size_t PlacedBytes(const Outgoing& plane) const;
+  void DeliverEncoded(Outgoing& plane, RecordBytes encoded);
+  std::span<std::byte> StagedBytes(const Outgoing& plane, size_t bytes) const;
+  void Produce(Outgoing& plane);
   bool IsUnwanted(const HeldBlock& block) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsUnwantedLocked(const HeldBlock& block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The plane's bytes, not checked. DATA_LOSS when they cannot be where the record says, else as
@@ -196,18 +197,16 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // Copies the values of a plane that no codec touched to its place in the slot, checking it on the
   // way; what is there of a damaged one is told to nobody. Nullopt when it is none, or has no
   // place.
-  std::optional<absl::Status> StageVerbatim(Slot& slot, const HeldBlock& block, size_t plane,
-                                            const RecordBytes& encoded);
-  void Decode(const std::shared_ptr<Slot>& slot, size_t held, size_t plane, RecordBytes encoded);
+  std::optional<absl::Status> StageVerbatim(Outgoing& plane, const RecordBytes& encoded);
+  void Decode(Outgoing& plane, RecordBytes encoded);
   // Hands the values of a plane that no codec touched on where they are stored; false when it is
   // none, or has a place in the slot.
-  bool DeliverVerbatim(Slot& slot, size_t plane, const RecordBytes& encoded) const;
+  bool DeliverVerbatim(Outgoing& plane, const RecordBytes& encoded) const;
   // With an error the block is told as damaged; DATA_LOSS takes it out of the store, too, CANCELLED
   // means that nobody wants it any more.
-  void Finish(Slot& slot, HeldBlock& block, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  void Finish(Outgoing& plane, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   // The first part of it; true when the block is to be reported as damaged.
-  bool MarkFinished(Slot& slot, HeldBlock& block, const absl::Status& status)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool MarkFinished(Outgoing& plane, const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether there is something to hand over; passes over what is skipped.
   bool FrontReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AtEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -215,29 +214,30 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   bool MustTellNoRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GotRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::shared_ptr<Slot> PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Outgoing PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
 
   // ---- Staging on a device ----
-  using Turn = std::vector<Job>;
+  using Turn = std::vector<Outgoing*>;
   void PrepareTurns();
   void RunTurn();
-  // Finds every record's pieces and reads its head, once.
+  // Finds every record's pieces and reads its head, once; back when all are known.
   void LocateAll();
-  void Locate();
+  void Locate(HeldBlock& block) const;
+  void ListStored();
   bool MustFetchHead(const HeldBlock& block) const;
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(turn_mu_, mu_);
   // Some of them, of which there are `bytes` by now; false when the turn is complete.
   bool AddToTurn(size_t* bytes, Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
-  bool PlaceOnDevice(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool PlaceEncoded(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool PlaceOnDevice(Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool PlaceEncoded(Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool PairsFit(size_t plane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Its room is used again, unless the next plane has a part of it.
-  void GiveBack(const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GiveBack(const Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadTurn(const Turn& turn);
-  void FinishTurn(std::span<const Job* const> jobs, std::span<const DeviceReads::Plane> planes,
+  void FinishTurn(std::span<Outgoing* const> staged, std::span<const DeviceReads::Plane> planes,
                   const absl::Status& read) ABSL_LOCKS_EXCLUDED(mu_);
 
   CallContext& context_;
@@ -250,7 +250,9 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   std::vector<GetAnswer> answers_;
   std::vector<std::unique_ptr<HeldBlock>> held_;
   CallPhases phases_;
-  std::once_flag all_located_;        // with staging on a device
+  // With staging on a device: how many of held_.
+  std::atomic<size_t> next_to_locate_{0}, located_{0};
+  std::once_flag all_stored_;
   std::vector<StoredRecord> stored_;  // intact ones of held_, once all are located
 
   absl::Mutex turn_mu_;  // held while a turn is made, so that turns do not mix
@@ -260,12 +262,11 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   size_t next_plane_ ABSL_GUARDED_BY(mu_) = 0;
   size_t next_block_ ABSL_GUARDED_BY(mu_) = 0;
   size_t runners_ ABSL_GUARDED_BY(mu_) = 0;
-  size_t turn_bytes_ ABSL_GUARDED_BY(mu_) = 0;      // of the next turn; 0 before the first
   bool pairs_planes_ ABSL_GUARDED_BY(mu_) = false;  // the plane at hand and the next share pieces
   bool lacks_room_ ABSL_GUARDED_BY(mu_) = false;    // of the slot, for the next plane
   bool told_no_room_ ABSL_GUARDED_BY(mu_) = false;
   enum class Records { kUnopened, kOpening, kOpened } records_ ABSL_GUARDED_BY(mu_);
-  std::deque<std::shared_ptr<Slot>> window_ ABSL_GUARDED_BY(mu_);
+  std::deque<Outgoing> window_ ABSL_GUARDED_BY(mu_);  // its ends move, what is in it does not
   size_t window_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   SlotRing ring_ ABSL_GUARDED_BY(mu_);  // of staging_
   // Tickets of what the client was given; none of planes that give nothing back.

@@ -21,8 +21,10 @@ namespace {
 
 // Of one chunk, however small they are.
 constexpr int kMaxSegments = 1024;
-// Taken from the call at a time, if they are ready.
+// Taken from the call at a time, if they are ready. On a device they lie in the slot already, and
+// many become ready at once.
 constexpr size_t kPlanesAtOnce = 64;
+constexpr size_t kPlanesAtOnceOnDevice = kMaxSegments;
 
 // A chain of single steps: ask for a plane, put it into the message, write the message when it is
 // full or its layer is, go on when it is written. So nothing but the reading of what the client has
@@ -113,6 +115,7 @@ class GetReactor final
       absl::MutexLock lock(&mu_);
       get_ = get;
     }
+    get->Start();
     v1::GetResponse response;
     ToProto(get->answers(), response.mutable_answers());
     Write(Serialize(response));
@@ -139,7 +142,8 @@ class GetReactor final
         return Write(news);
       }
       if (ready_.empty()) {
-        if (const auto get = this->get()) get->TakeReady(kPlanesAtOnce, &ready_);
+        const size_t most = on_device_ ? kPlanesAtOnceOnDevice : kPlanesAtOnce;
+        if (const auto get = this->get()) get->TakeReady(most, &ready_);
       }
       if (!ready_.empty()) {
         plane_ = std::move(ready_.front());

@@ -18,8 +18,8 @@ namespace kvstow {
 
 class DeviceReadLanes final : public DeviceReads {
  public:
-  // The next turn's copies are made while one is computed.
-  static constexpr size_t kLanes = 2;
+  // While turns are computed, waited for and handed over, there must be one that copies.
+  static constexpr size_t kLanes = 4;
 
   // Device and executor outlive it. `max_records` of one call.
   DeviceReadLanes(gpu::Device* device, Executor* executor, size_t max_records);
