@@ -63,6 +63,7 @@ struct TileDecodeJob {
   // Out. Every element is written, whatever the bytes of the body.
   std::byte* values = nullptr;  // [tokens, dim], rows row_stride bytes apart
   size_t row_stride = 0;
+  bool read_at_once = false;  // by the thread that decodes: worth keeping in its caches
 };
 
 class Codec {

@@ -115,8 +115,8 @@ class DeviceGetTest : public ::testing::TestWithParam<PlaneForm> {
       if (staged) get.TakeReady(5, &planes);
       for (const PlaneDelivery& plane : planes) {
         EXPECT_EQ(plane.staged_at.has_value(), staged);
-        all.push_back({plane.block, plane.layer, plane.plane_kind,
-                       {plane.bytes.begin(), plane.bytes.end()}});
+        all.push_back(
+            {plane.block, plane.layer, plane.plane_kind, {plane.bytes.begin(), plane.bytes.end()}});
       }
       if (staged) {
         EXPECT_TRUE(get.Consumed(all.size()).ok());

@@ -64,7 +64,8 @@ struct DecodeArgs {
   const Rotary* rotary;  // rotate forward, or null
   float scale;           // last factor
   void* out;
-  size_t out_stride;  // bytes
+  size_t out_stride;     // bytes
+  uint32_t past_caches;  // stores go there; both of the above are multiples of eight elements
 };
 
 // Error sums in units of `scale`.

@@ -1,6 +1,7 @@
 #include "codec/cpu/tile_decoder.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "codec/cpu/rotary_view.h"
@@ -20,6 +21,14 @@ void CopyRaw(const TileDecodeJob& job) {
   for (size_t t = 0; t < job.shape.tokens; ++t) {
     std::memcpy(job.values + t * job.row_stride, job.body + t * row_bytes, row_bytes);
   }
+}
+
+// What is decoded is mostly read by another core, and not at once: past the caches no line is read
+// before it is written, or taken from the core that read what lay there before.
+bool GoesPastCaches(const TileDecodeJob& job) {
+  const size_t vector_bytes = 8 * SizeOf(job.shape.dtype);
+  const auto address = reinterpret_cast<uintptr_t>(job.values);
+  return !job.read_at_once && (address | job.row_stride) % vector_bytes == 0;
 }
 
 }  // namespace
@@ -86,6 +95,7 @@ void TileDecoder::Decode(const TileDecodeJob& job) {
   args.scale = std::ldexp(1.0f, job.head.exponent);
   args.out = job.values;
   args.out_stride = job.row_stride;
+  args.past_caches = GoesPastCaches(job);
   kernels_.decode(args);
 }
 

@@ -222,6 +222,7 @@ void TileEncoder::Measure(const TileEncodeJob& job, Candidate* candidate) {
   decode.rotary = job.rotary;
   decode.values = decoded_.data();
   decode.row_stride = row_bytes;
+  decode.read_at_once = true;
   decoder_.Decode(decode);
   ElementRows rows = RowsOf(job);
   rows.data = decoded_.data();
