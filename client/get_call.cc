@@ -41,6 +41,10 @@ class ConsumedTeller {
     if (slot && slot->on_device()) worth_ /= 2;
   }
 
+  // From here on every Tell does. Room of planes that the daemon skips may lie between those that
+  // were read and not told.
+  void HoldNothingBack() { worth_ = 0; }
+
   void Tell(const StagedCount& read) {
     if (read.room - told_.room < worth_ || read.segments == told_.segments) return;
     told_ = read;
@@ -81,6 +85,7 @@ absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadl
   while (stream->Read(&message)) {
     if (absl::Status s = TakeGetResponse(&message, staging, assembly, &staged); !s.ok()) return s;
     if (assembly->hopeless() && !assembly->found_nothing()) return absl::OkStatus();
+    if (!assembly->damage().ok()) teller.HoldNothingBack();
     // The transport may have buffered more than the caller still has time for.
     if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
     if (landing == nullptr) {

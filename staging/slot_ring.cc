@@ -31,6 +31,11 @@ void SlotRing::Give(uint64_t ticket) {
     pieces_.pop_front();
     ++oldest_;
   }
+  // What was given out last and is out no more goes out again.
+  while (!pieces_.empty() && pieces_.back().given_back) {
+    head_ = pieces_.back().offset;
+    pieces_.pop_back();
+  }
 }
 
 }  // namespace kvstow

@@ -1,6 +1,6 @@
 // Contiguous pieces of a call's slot, given out in a ring by the side that writes: the daemon for a
 // Get, the worker for a Put. Pieces come back in any order; room is reused in the order it was
-// given out.
+// given out, but for that of the last pieces, which is reused at once.
 //
 // Pure bookkeeping, touches no memory. Not thread-safe.
 #pragma once
@@ -26,7 +26,7 @@ class SlotRing {
   explicit SlotRing(size_t bytes) : bytes_(bytes) {}
 
   struct Piece {
-    uint64_t ticket = 0;  // ascending from 0
+    uint64_t ticket = 0;  // that of no other piece that is out
     size_t offset = 0;
   };
   // None while there is no room. A piece larger than fits() is never given.

@@ -73,6 +73,20 @@ TEST(TellingPaceTest, BeginsSoonAndHoldsBackHalfAtMost) {
   }
 }
 
+// Whoever takes back what he gave out last need not wait for what lies before it.
+TEST(SlotRingTest, TheLastPiecesComeBackAtOnce) {
+  SlotRing ring(1024);
+  std::vector<SlotRing::Piece> pieces;
+  while (const auto piece = ring.Take(256)) pieces.push_back(*piece);
+  ASSERT_EQ(pieces.size(), 4u);
+  ring.Give(pieces[2].ticket);
+  EXPECT_FALSE(ring.Take(256)) << "it lies between others";
+  ring.Give(pieces[3].ticket);
+  EXPECT_EQ(ring.Take(256)->offset, pieces[2].offset);
+  EXPECT_EQ(ring.Take(256)->offset, pieces[3].offset);
+  EXPECT_FALSE(ring.Take(256));
+}
+
 TEST(SlotRingTest, OddSizesStayAligned) {
   SlotRing ring(1000);  // no multiple of the alignment
   std::vector<size_t> offsets;

@@ -147,11 +147,10 @@ class HostArea final : public StagingArea {
   mutable std::vector<std::byte> bytes_;
 };
 
-// Gets of three blocks, six planes, through a slot that has room for four.
+// Gets of three blocks, six planes, through a slot that has room for some.
 class StagedGetTest : public ServiceCallTest {
  protected:
   using Kind = PlaneDelivery::Kind;
-  static constexpr uint64_t kSlotBytes = 64 << 10;
 
   StagedGetTest() {
     std::vector<BlockIntent> intents;
@@ -170,9 +169,21 @@ class StagedGetTest : public ServiceCallTest {
     }
     EXPECT_TRUE(put->Commit([](const absl::StatusOr<PutResults>& r) { EXPECT_TRUE(r.ok()); }).ok());
     executor_.RunAll();
-    const uint32_t region = *session_->ShareStaging(std::make_shared<HostArea>(kSlotBytes));
+  }
+  void Begin(size_t planes) {
+    const uint64_t bytes = planes * layout_.planes()[0].raw_bytes;
+    const uint32_t region = *session_->ShareStaging(std::make_shared<HostArea>(bytes));
     get_ = *service_.Get(kDefaultTenant, session_->id(), space_, keys_, {}, PlaneForm::kDecoded,
-                         SlotClaim{region, 0, kSlotBytes});
+                         SlotClaim{region, 0, bytes});
+  }
+  // K of a block; records lie one behind the other in an empty tier.
+  void Damage(size_t block) {
+    static const Allocation all = {{0, 64}};
+    const uint64_t at = block * tier_.usage().used_bytes / keys_.size() + 300;
+    std::byte byte{};
+    ASSERT_TRUE(tier_.Read(all, at, {&byte, 1}).ok());
+    byte ^= std::byte{1};
+    ASSERT_TRUE(tier_.Write(all, at, {&byte, 1}).ok());
   }
   // What comes until there is nothing more to be had.
   std::vector<Kind> TakeAll() {
@@ -199,6 +210,7 @@ class StagedGetTest : public ServiceCallTest {
 // Who hands planes over may hold them back, so it is told when nothing comes before the client has
 // read them: else both sides would wait.
 TEST_F(StagedGetTest, AFullSlotIsToldOnce) {
+  Begin(4);
   EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kPlane, Kind::kPlane,
                                                 Kind::kPlane, Kind::kNoRoom));
   EXPECT_THAT(TakeAll(), ::testing::IsEmpty());
@@ -210,6 +222,7 @@ TEST_F(StagedGetTest, AFullSlotIsToldOnce) {
 
 // The news may be there before anybody asks.
 TEST_F(StagedGetTest, AFullSlotIsToldWhoAsksLater) {
+  Begin(4);
   get_->Next([this](absl::StatusOr<PlaneDelivery> d) { Came(d->kind); });
   executor_.RunAll();
   EXPECT_THAT(std::exchange(came_, {}), ::testing::ElementsAre(Kind::kPlane));
@@ -219,6 +232,15 @@ TEST_F(StagedGetTest, AFullSlotIsToldWhoAsksLater) {
   EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kNoRoom));
   ASSERT_TRUE(get_->Consumed(4).ok());
   EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kPlane, Kind::kEnd));
+}
+
+// The second block's V was placed, and its room is behind what the client has not read: the third
+// one's goes there all the same.
+TEST_F(StagedGetTest, SkippedPlanesHoldUpNobody) {
+  Damage(1);
+  Begin(5);
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kDamage, Kind::kPlane,
+                                                Kind::kPlane, Kind::kPlane, Kind::kEnd));
 }
 
 // ---- Planes that the client encoded ----

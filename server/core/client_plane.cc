@@ -166,6 +166,7 @@ Finding FindFaultInValues(const ClientPlane& plane, const PlaneView& view, Codec
   job.owner = plane.owner;
   job.values = values.data();
   job.row_stride = job.shape.dim * SizeOf(job.shape.dtype);
+  job.read_at_once = true;
   if (absl::Status s = codec.Decode({&job, 1}); !s.ok()) {
     return PlaneFinding{PlaneFault::kStructure, OfTile(tile, s.message())};
   }

@@ -231,7 +231,8 @@ GetCall::Outgoing* GetCall::NextPlaneLocked() {
   if (window_bytes_ >= kWindowBytes && !window_.empty()) return nullptr;
   Outgoing& plane = PushNext();
   const size_t bytes = PlacedBytes(plane);
-  if (!Place(bytes, plane)) {
+  // What nobody will read takes no room.
+  if (!IsUnwantedLocked(*held_[plane.held]) && !Place(bytes, plane)) {
     PutBack();
     return nullptr;
   }
@@ -480,21 +481,27 @@ PlaneDelivery GetCall::TakeFront() {
 
 // Hands over what comes next if it is there and somebody waits for it.
 void GetCall::Deliver() {
+  if (HandOver() != HandedOver::kWindowDry) return;
+  // Perhaps only skipped planes were in the window; then nobody else prepares the next. That there
+  // is no room for it is news again.
+  Prepare();
+  HandOver();
+}
+
+GetCall::HandedOver GetCall::HandOver() {
   OnPlane on_plane;
   PlaneDelivery delivery;
-  bool window_ran_dry = false;
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || !waiting_) return;
-    if (FrontReady()) {
-      delivery = TakeFront();
-      on_plane = std::exchange(waiting_, nullptr);
+    if (cancelled_ || !waiting_) return HandedOver::kNobodyWaits;
+    if (!FrontReady()) {
+      return window_.empty() ? HandedOver::kWindowDry : HandedOver::kNotReady;
     }
-    window_ran_dry = !on_plane && window_.empty();
+    delivery = TakeFront();
+    on_plane = std::exchange(waiting_, nullptr);
   }
-  // Only skipped planes were in the window, so nobody else prepares the next.
-  if (window_ran_dry) Prepare();
-  if (on_plane) on_plane(std::move(delivery));
+  on_plane(std::move(delivery));
+  return HandedOver::kDone;
 }
 
 absl::Status GetCall::Consumed(uint64_t planes) {

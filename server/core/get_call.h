@@ -171,7 +171,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   Outgoing* NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
   Outgoing* NextPlaneLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Puts the plane at hand at the window's back, without a place. Then either on to the one after
-  // it, or out again.
+  // it, or out again: it lacks room.
   Outgoing& PushNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PutBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -216,6 +216,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Outgoing PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver();
+  enum class HandedOver { kDone, kNobodyWaits, kNotReady, kWindowDry };
+  HandedOver HandOver() ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- Staging on a device ----
   using Turn = std::vector<Outgoing*>;
