@@ -22,6 +22,8 @@
 #include "server/tiers/host_tier.h"
 #include "space/fingerprint.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/memory_area.h"
+#include "tests/testing/service_worker.h"
 
 namespace kvstow::testing {
 namespace {
@@ -42,17 +44,6 @@ SpaceSpec Spec() {
   return spec;
 }
 
-// Of a fake device, so the host may look.
-class DeviceArea final : public StagingArea {
- public:
-  explicit DeviceArea(size_t bytes) : bytes_(bytes) {}
-  std::span<std::byte> bytes() const override { return bytes_; }
-  bool on_device() const override { return true; }
-
- private:
-  mutable std::vector<std::byte> bytes_;
-};
-
 // A plane as it was given out.
 struct Came {
   uint32_t block, layer;
@@ -66,30 +57,15 @@ class DeviceGetTest : public ::testing::TestWithParam<PlaneForm> {
   DeviceGetTest() {
     session_ = *service_.BeginSession(kDefaultTenant, "test");
     space_ = service_.OpenSpace(kDefaultTenant, session_->id(), Spec(), {})->handle;
-    std::vector<BlockIntent> intents;
-    for (size_t b = 0; b < kBlocks; ++b) {
-      intents.push_back({keys_[b], b == 0 ? BlockKey{} : keys_[b - 1], b * 128});
-    }
-    const auto put = *service_.Put(kDefaultTenant, session_->id(), space_, intents, {});
-    for (size_t p = 0; p < layout_.planes().size(); ++p) {
-      for (uint32_t b = 0; b < kBlocks; ++b) Send(*put, layout_.planes()[p], b);
-    }
-    absl::Notification done;
-    EXPECT_TRUE(put->Commit([&](const absl::StatusOr<PutResults>& results) {
-                     EXPECT_TRUE(results.ok()) << results.status();
-                     done.Notify();
-                   })
-                    .ok());
-    done.WaitForNotification();
+    Prompt prompt{keys_, {}};
+    for (size_t b = 0; b < kBlocks; ++b) prompt.blocks.push_back(MakeBlock(layout_, b));
+    ServiceWorker(&service_, Spec()).Put(prompt);
   }
   ~DeviceGetTest() override { pool_.Drain(); }
 
-  static void Send(PutCall& put, const PlaneSpec& plane, uint32_t block) {
-    const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
-    const PlaneSegment segment = {plane.layer, plane.kind, block, 0, bytes, bytes};
-    const auto values = MakePlane(plane, block);
-    const std::span<const std::byte> data = values;
-    ASSERT_TRUE(put.Add({&segment, 1}, {&data, 1}).ok());
+  uint32_t Share(size_t bytes) {
+    return *session_->ShareStaging(
+        std::make_shared<MemoryArea>(MemoryArea::Where::kOnDevice, bytes));
   }
   std::shared_ptr<GetCall> Begin(std::optional<SlotClaim> slot = {}) {
     return *service_.Get(kDefaultTenant, session_->id(), space_, keys_, {}, GetParam(), slot);
@@ -146,8 +122,7 @@ TEST_P(DeviceGetTest, CallsSideBySideGiveWhatOneWithoutASlotGives) {
   constexpr size_t kCalls = 3;
   const std::vector<Came> expected = ReadAll(*Begin(), /*staged=*/false);
   ASSERT_EQ(expected.size(), kBlocks * layout_.planes().size());
-  const uint32_t region =
-      *session_->ShareStaging(std::make_shared<DeviceArea>(kCalls * kSlotBytes));
+  const uint32_t region = Share(kCalls * kSlotBytes);
   std::vector<std::thread> readers;
   for (size_t i = 0; i < kCalls; ++i) {
     readers.emplace_back([&, i] {
@@ -160,7 +135,7 @@ TEST_P(DeviceGetTest, CallsSideBySideGiveWhatOneWithoutASlotGives) {
 }
 
 TEST_P(DeviceGetTest, ACancelledCallEnds) {
-  const uint32_t region = *session_->ShareStaging(std::make_shared<DeviceArea>(kSlotBytes));
+  const uint32_t region = Share(kSlotBytes);
   for (int planes = 0; planes < 4; ++planes) {
     auto get = Begin(SlotClaim{region, 0, kSlotBytes});
     get->Start();

@@ -18,6 +18,7 @@
 #include "server/tiers/device_write_lanes.h"
 #include "space/fingerprint.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/memory_area.h"
 
 namespace kvstow::testing {
 namespace {
@@ -37,23 +38,13 @@ SpaceSpec Spec() {
   return spec;
 }
 
-// Of a fake device, so the host may look.
-class DeviceArea final : public StagingArea {
- public:
-  explicit DeviceArea(size_t bytes) : bytes_(bytes) {}
-  std::span<std::byte> bytes() const override { return bytes_; }
-  bool on_device() const override { return true; }
-
- private:
-  mutable std::vector<std::byte> bytes_;
-};
-
 class DevicePutTest : public ::testing::Test {
  protected:
   DevicePutTest() {
     for (size_t b = 0; b < kBlocks; ++b) blocks_.push_back(MakeBlock(layout_, b));
     plane_bytes_ = static_cast<uint32_t>(layout_.planes()[0].raw_bytes);
-    area_ = std::make_shared<DeviceArea>(kBlocks * layout_.raw_bytes());
+    area_ =
+        std::make_shared<MemoryArea>(MemoryArea::Where::kOnDevice, kBlocks * layout_.raw_bytes());
     session_ = *service_.BeginSession(kDefaultTenant, "test");
     space_ = service_.OpenSpace(kDefaultTenant, session_->id(), Spec(), {})->handle;
     region_ = *session_->ShareStaging(area_);
@@ -101,7 +92,7 @@ class DevicePutTest : public ::testing::Test {
   DeviceWriteLanes lanes_{&device_, &executor_};
   Service service_{{},
                    {&store_, &codec_, &executor_, &clock_, &random_, &stats_, nullptr, &lanes_}};
-  std::shared_ptr<DeviceArea> area_;
+  std::shared_ptr<MemoryArea> area_;
   std::shared_ptr<Session> session_;
   uint64_t space_ = 0;
   uint32_t region_ = 0, plane_bytes_ = 0;
@@ -169,7 +160,7 @@ TEST_F(DevicePutTest, RefusesWhatCannotBe) {
 
 // All at one place, again and again: what waits is bounded by the slot, whatever a client says.
 TEST_F(DevicePutTest, RefusesMoreThanTheSlotHolds) {
-  area_ = std::make_shared<DeviceArea>(2 * plane_bytes_);
+  area_ = std::make_shared<MemoryArea>(MemoryArea::Where::kOnDevice, 2 * plane_bytes_);
   region_ = *session_->ShareStaging(area_);
   const auto put = Begin();
   std::vector<PlaneSegment> segments;

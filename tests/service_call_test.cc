@@ -1,4 +1,5 @@
 // Puts and Gets of the service that end in unusual ways.
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "server/core/tiled_plane_codec.h"
 #include "space/fingerprint.h"
 #include "tests/testing/kv_data.h"
+#include "tests/testing/memory_area.h"
 
 namespace kvstow::testing {
 namespace {
@@ -44,22 +46,33 @@ class ServiceCallTest : public ::testing::Test {
     session_ = *service_.BeginSession(kDefaultTenant, "test");
     space_ = service_.OpenSpace(kDefaultTenant, session_->id(), Spec(), {})->handle;
   }
-  std::shared_ptr<PutCall> SendAll() {
-    auto put = *service_.Put(kDefaultTenant, session_->id(), space_, {{key_, {}, 0}}, {});
+  std::shared_ptr<PutCall> SendAll() { return SendAll({&key_, 1}); }
+  // The same values for each block of a prompt.
+  std::shared_ptr<PutCall> SendAll(std::span<const BlockKey> keys) {
+    std::vector<BlockIntent> intents;
+    for (size_t b = 0; b < keys.size(); ++b) {
+      intents.push_back({keys[b], b == 0 ? BlockKey{} : keys[b - 1], b * 128});
+    }
+    auto put = *service_.Put(kDefaultTenant, session_->id(), space_, intents, {});
     for (size_t p = 0; p < layout_.planes().size(); ++p) {
       const PlaneSpec& plane = layout_.planes()[p];
       const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
-      const PlaneSegment segment = {plane.layer, plane.kind, 0, 0, bytes, bytes};
       const std::span<const std::byte> data = block_[p];
-      EXPECT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
+      for (uint32_t b = 0; b < keys.size(); ++b) {
+        const PlaneSegment segment = {plane.layer, plane.kind, b, 0, bytes, bytes};
+        EXPECT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
+      }
     }
     return put;
   }
-  bool Store() {
-    auto put = SendAll();
+  bool Store() { return Store({&key_, 1}); }
+  bool Store(std::span<const BlockKey> keys) {
+    auto put = SendAll(keys);
     bool stored = false;
     EXPECT_TRUE(put->Commit([&](absl::StatusOr<PutResults> results) {
-                     stored = results.ok() && results->blocks[0].stored;
+                     stored = results.ok() &&
+                              std::ranges::all_of(results->blocks,
+                                                  [](const auto& block) { return block.stored; });
                    })
                     .ok());
     executor_.RunAll();
@@ -69,14 +82,15 @@ class ServiceCallTest : public ::testing::Test {
     return *service_.Get(kDefaultTenant, session_->id(), space_, {&key_, 1}, {},
                          PlaneForm::kDecoded);
   }
-  void DamageLastPlane() {
-    static const Allocation record = {
-        {0, 16}};  // the first of an empty tier begins at its first page
-    const uint64_t at = store_.Snapshot().tiers[0].record_bytes - 100;
+  // Of the first record.
+  void DamageLastPlane() { FlipByte(store_.Snapshot().tiers[0].record_bytes - 100); }
+  // Of the tier; what is put into an empty one begins at its first page.
+  void FlipByte(uint64_t at) {
+    static const Allocation all = {{0, 64}};
     std::byte byte{};
-    ASSERT_TRUE(tier_.Read(record, at, {&byte, 1}).ok());
+    ASSERT_TRUE(tier_.Read(all, at, {&byte, 1}).ok());
     byte ^= std::byte{1};
-    ASSERT_TRUE(tier_.Write(record, at, {&byte, 1}).ok());
+    ASSERT_TRUE(tier_.Write(all, at, {&byte, 1}).ok());
   }
   uint32_t Lookup() {
     return static_cast<uint32_t>(
@@ -138,53 +152,21 @@ TEST_F(ServiceCallTest, ASessionHasARegionOnEachSide) {
 
 // ---- Staging on the host ----
 
-class HostArea final : public StagingArea {
- public:
-  explicit HostArea(size_t bytes) : bytes_(bytes) {}
-  std::span<std::byte> bytes() const override { return bytes_; }
-
- private:
-  mutable std::vector<std::byte> bytes_;
-};
-
 // Gets of three blocks, six planes, through a slot that has room for some.
 class StagedGetTest : public ServiceCallTest {
  protected:
   using Kind = PlaneDelivery::Kind;
 
-  StagedGetTest() {
-    std::vector<BlockIntent> intents;
-    for (size_t b = 0; b < keys_.size(); ++b) {
-      intents.push_back({keys_[b], b == 0 ? BlockKey{} : keys_[b - 1], b * 128});
-    }
-    auto put = *service_.Put(kDefaultTenant, session_->id(), space_, intents, {});
-    for (size_t p = 0; p < layout_.planes().size(); ++p) {
-      for (uint32_t b = 0; b < keys_.size(); ++b) {
-        const PlaneSpec& plane = layout_.planes()[p];
-        const auto bytes = static_cast<uint32_t>(plane.raw_bytes);
-        const PlaneSegment segment = {plane.layer, plane.kind, b, 0, bytes, bytes};
-        const std::span<const std::byte> data = block_[p];
-        EXPECT_TRUE(put->Add({&segment, 1}, {&data, 1}).ok());
-      }
-    }
-    EXPECT_TRUE(put->Commit([](const absl::StatusOr<PutResults>& r) { EXPECT_TRUE(r.ok()); }).ok());
-    executor_.RunAll();
-  }
+  StagedGetTest() { EXPECT_TRUE(Store(keys_)); }
   void Begin(size_t planes) {
     const uint64_t bytes = planes * layout_.planes()[0].raw_bytes;
-    const uint32_t region = *session_->ShareStaging(std::make_shared<HostArea>(bytes));
+    const uint32_t region =
+        *session_->ShareStaging(std::make_shared<MemoryArea>(MemoryArea::Where::kOnHost, bytes));
     get_ = *service_.Get(kDefaultTenant, session_->id(), space_, keys_, {}, PlaneForm::kDecoded,
                          SlotClaim{region, 0, bytes});
   }
-  // K of a block; records lie one behind the other in an empty tier.
-  void Damage(size_t block) {
-    static const Allocation all = {{0, 64}};
-    const uint64_t at = block * tier_.usage().used_bytes / keys_.size() + 300;
-    std::byte byte{};
-    ASSERT_TRUE(tier_.Read(all, at, {&byte, 1}).ok());
-    byte ^= std::byte{1};
-    ASSERT_TRUE(tier_.Write(all, at, {&byte, 1}).ok());
-  }
+  // K of a block; records lie one behind the other.
+  void Damage(size_t block) { FlipByte(block * tier_.usage().used_bytes / keys_.size() + 300); }
   // What comes until there is nothing more to be had.
   std::vector<Kind> TakeAll() {
     do {
