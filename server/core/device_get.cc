@@ -70,7 +70,8 @@ void GetCall::Locate(HeldBlock& block) const {
   for (const auto& piece : place.pieces) block.pieces.push_back({piece.data(), piece.size()});
   block.on_device = place.on_device;
   block.pinned = place.pinned;
-  if (!MustFetchHead(block)) Open(block);
+  block.lacks_head = place.on_device && block.pin->Head(HeadBytes(block)).empty();
+  if (!block.lacks_head) Open(block);
 }
 
 void GetCall::ListStored() {
@@ -82,16 +83,12 @@ void GetCall::ListStored() {
   }
 }
 
-bool GetCall::MustFetchHead(const HeldBlock& block) const {
-  return block.on_device && block.pin->Head(HeadBytes(block)).empty();
-}
-
 // Of the records on the device, all with one wait.
 void GetCall::FetchHeads() {
   std::vector<DeviceReads::Fetched> pieces;
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!MustFetchHead(block)) continue;
+    if (!block.lacks_head) continue;
     block.head.resize(HeadBytes(block));
     std::span<std::byte> left = block.head;
     for (const RecordPiece& piece : block.pieces) {
@@ -104,7 +101,7 @@ void GetCall::FetchHeads() {
   const absl::Status fetched = context_.device_reads->Fetch(pieces);
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!MustFetchHead(block)) continue;
+    if (!block.lacks_head) continue;
     std::call_once(block.opened, [&] {
       if (fetched.ok()) {
         ParseHead(block, block.head);
@@ -127,15 +124,10 @@ bool GetCall::AddToTurn(size_t* bytes, Turn* turn) {
   absl::MutexLock lock(&mu_);
   const size_t most = form_ == PlaneForm::kEncoded ? kEncodedTurnBytes : kDecodedTurnBytes;
   for (size_t i = 0; i < kPlanesAtOnce; ++i) {
-    if (cancelled_ || next_plane_ == planes_.size()) return false;
-    Outgoing& plane = PushNext();
-    if (!PlaceOnDevice(plane)) {
-      PutBack();
-      return false;
-    }
-    GoOn();
-    *bytes += space_->layout().planes()[plane.plane].raw_bytes;
-    turn->push_back(&plane);
+    Outgoing* const plane = PlaceNext();
+    if (plane == nullptr) return false;
+    turn->push_back(plane);
+    *bytes += space_->layout().planes()[plane->plane].raw_bytes;
     if (*bytes >= most) return false;
   }
   return true;

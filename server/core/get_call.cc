@@ -227,22 +227,12 @@ GetCall::Outgoing* GetCall::NextInPlace() {
 }
 
 GetCall::Outgoing* GetCall::NextPlaneLocked() {
-  if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return nullptr;
   if (window_bytes_ >= kWindowBytes && !window_.empty()) return nullptr;
-  Outgoing& plane = PushNext();
-  const size_t bytes = PlacedBytes(plane);
-  // What nobody will read takes no room.
-  if (!IsUnwantedLocked(*held_[plane.held]) && !Place(bytes, plane)) {
-    PutBack();
-    return nullptr;
-  }
-  GoOn();
-  plane.bytes = std::max(bytes, kLeastCost);
-  window_bytes_ += plane.bytes;
-  return &plane;
+  return PlaceNext();
 }
 
-GetCall::Outgoing& GetCall::PushNext() {
+GetCall::Outgoing* GetCall::PlaceNext() {
+  if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return nullptr;
   Outgoing& plane = window_.emplace_back();
   plane.held = next_block_;
   plane.plane = planes_[next_plane_];
@@ -250,19 +240,17 @@ GetCall::Outgoing& GetCall::PushNext() {
   plane.delivery.block = held_[plane.held]->index;
   plane.delivery.layer = spec.layer;
   plane.delivery.plane_kind = spec.kind;
-  return plane;
-}
-
-void GetCall::GoOn() {
+  if (!Place(plane)) {
+    window_.pop_back();
+    lacks_room_ = true;
+    return nullptr;
+  }
+  window_bytes_ += plane.bytes;
   if (++next_block_ == held_.size()) {
     next_block_ = 0;
     ++next_plane_;
   }
-}
-
-void GetCall::PutBack() {
-  window_.pop_back();
-  lacks_room_ = true;
+  return &plane;
 }
 
 size_t GetCall::PlacedBytes(const Outgoing& plane) const {
@@ -272,8 +260,17 @@ size_t GetCall::PlacedBytes(const Outgoing& plane) const {
                : space_->layout().planes()[plane.plane].raw_bytes;
 }
 
-bool GetCall::Place(size_t bytes, Outgoing& plane) {
-  if (staging_.bytes.empty() || !ring_.fits(bytes)) return true;
+bool GetCall::Place(Outgoing& plane) {
+  return staging_.on_device() ? PlaceOnDevice(plane) : PlaceOnHost(plane);
+}
+
+bool GetCall::PlaceOnHost(Outgoing& plane) {
+  const size_t bytes = PlacedBytes(plane);
+  plane.bytes = std::max(bytes, kLeastCost);
+  // What nobody will read takes no room.
+  if (staging_.bytes.empty() || !ring_.fits(bytes) || IsUnwantedLocked(*held_[plane.held])) {
+    return true;
+  }
   plane.piece = ring_.Take(bytes);
   return plane.piece.has_value();
 }
@@ -479,29 +476,26 @@ PlaneDelivery GetCall::TakeFront() {
   return std::move(delivery);
 }
 
-// Hands over what comes next if it is there and somebody waits for it.
 void GetCall::Deliver() {
-  if (HandOver() != HandedOver::kWindowDry) return;
+  if (HandOver()) return;
   // Perhaps only skipped planes were in the window; then nobody else prepares the next. That there
   // is no room for it is news again.
   Prepare();
   HandOver();
 }
 
-GetCall::HandedOver GetCall::HandOver() {
+bool GetCall::HandOver() {
   OnPlane on_plane;
   PlaneDelivery delivery;
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || !waiting_) return HandedOver::kNobodyWaits;
-    if (!FrontReady()) {
-      return window_.empty() ? HandedOver::kWindowDry : HandedOver::kNotReady;
-    }
+    if (cancelled_ || !waiting_) return true;
+    if (!FrontReady()) return !window_.empty();
     delivery = TakeFront();
     on_plane = std::exchange(waiting_, nullptr);
   }
   on_plane(std::move(delivery));
-  return HandedOver::kDone;
+  return true;
 }
 
 absl::Status GetCall::Consumed(uint64_t planes) {

@@ -111,7 +111,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::vector<RecordPiece> pieces;
     bool on_device = false;
     bool pinned = false;
-    uint32_t stored = 0;  // which of stored_, if `record` is OK
+    bool lacks_head = false;  // the host cannot read it, and nobody kept it
+    uint32_t stored = 0;      // which of stored_, if `record` is OK
     // Of the next plane, which lies behind the last one's in one piece. Guarded by mu_.
     std::optional<SlotRing::Piece> kept_place;
   };
@@ -170,14 +171,13 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The plane somebody waits for, to be checked in place; null for calls that prepare ahead.
   Outgoing* NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
   Outgoing* NextPlaneLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Puts the plane at hand at the window's back, without a place. Then either on to the one after
-  // it, or out again: it lacks room.
-  Outgoing& PushNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void PutBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Finds `bytes` of a plane their place in the staging slot, where there is one that could hold
-  // them; false when there is no room now.
-  bool Place(size_t bytes, Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The next plane, placed at the window's back however full that is; null when nothing is left or
+  // the slot lacks room.
+  Outgoing* PlaceNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Finds a plane its place in the staging slot, where there is one that could hold it; false when
+  // there is no room now.
+  bool Place(Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool PlaceOnHost(Outgoing& plane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Encoded planes have their sizes in their records, so these are opened before any is placed.
   // False once they are.
   bool MustOpenFirst() ABSL_LOCKS_EXCLUDED(mu_);
@@ -215,9 +215,10 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void GotRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   PlaneDelivery TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Outgoing PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Hands over what comes next if it is there and somebody waits for it.
   void Deliver();
-  enum class HandedOver { kDone, kNobodyWaits, kNotReady, kWindowDry };
-  HandedOver HandOver() ABSL_LOCKS_EXCLUDED(mu_);
+  // The same; false when somebody waits and the window is empty.
+  bool HandOver() ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- Staging on a device ----
   using Turn = std::vector<Outgoing*>;
@@ -227,7 +228,6 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void LocateAll();
   void Locate(HeldBlock& block) const;
   void ListStored();
-  bool MustFetchHead(const HeldBlock& block) const;
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
   Turn NextTurn() ABSL_LOCKS_EXCLUDED(turn_mu_, mu_);
