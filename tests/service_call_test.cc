@@ -225,6 +225,16 @@ TEST_F(StagedGetTest, SkippedPlanesHoldUpNobody) {
                                                 Kind::kPlane, Kind::kPlane, Kind::kEnd));
 }
 
+// What the window has left when the slot is full is skipped: that frees nothing, and is told.
+TEST_F(StagedGetTest, AFullSlotBehindSkippedPlanesIsTold) {
+  Damage(1);
+  Begin(4);
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kDamage, Kind::kPlane,
+                                                Kind::kPlane, Kind::kNoRoom));
+  ASSERT_TRUE(get_->Consumed(1).ok());
+  EXPECT_THAT(TakeAll(), ::testing::ElementsAre(Kind::kPlane, Kind::kEnd));
+}
+
 // ---- Planes that the client encoded ----
 
 struct ClientPlanes {
