@@ -138,8 +138,8 @@ class Device {
   virtual uint64_t errors() const = 0;
 };
 
-// What the plugin exports, by this name. The version must be the loader's own: the two share C++
-// types.
+// What the plugin exports, by this name. The version must be the loader's own kPluginVersion
+// (gpu/api/plugin_version.h, which the build writes): the two share C++ types.
 inline constexpr char kPluginEntry[] = "kvstow_gpu_plugin";
 struct Plugin {
   const char* version;

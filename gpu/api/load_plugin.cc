@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/api/plugin_version.h"
 
 namespace kvstow::gpu {
 namespace {
@@ -42,9 +43,9 @@ absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const std::string& path, int 
   if (plugin == nullptr) {
     return absl::UnavailableError(absl::StrCat(file, " is no kvstow GPU plugin"));
   }
-  if (absl::string_view(plugin->version) != KVSTOW_VERSION) {
+  if (absl::string_view(plugin->version) != kPluginVersion) {
     return absl::UnavailableError(absl::StrCat(file, " is of version ", plugin->version,
-                                               ", this program of ", KVSTOW_VERSION,
+                                               ", this program of ", kPluginVersion,
                                                ": install both from one build"));
   }
   return plugin->open(index);

@@ -1,4 +1,5 @@
 // A GPU plugin without a GPU: a FakeDevice that the test in the same process gets hold of.
+#include "gpu/api/plugin_version.h"
 #include "gpu/api/testing/fake_device.h"
 
 namespace {
@@ -14,7 +15,8 @@ kvstow::gpu::FakeDevice* kvstow_fake_device() { return opened; }
 
 extern const kvstow::gpu::Plugin kvstow_gpu_plugin;
 const kvstow::gpu::Plugin kvstow_gpu_plugin = {
-    KVSTOW_VERSION, [](int index) -> absl::StatusOr<std::unique_ptr<kvstow::gpu::Device>> {
+    kvstow::gpu::kPluginVersion,
+    [](int index) -> absl::StatusOr<std::unique_ptr<kvstow::gpu::Device>> {
       if (index != 0) return absl::UnavailableError("the fake plugin has one device");
       auto device = std::make_unique<kvstow::gpu::FakeDevice>();
       opened = device.get();
