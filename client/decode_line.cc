@@ -15,7 +15,6 @@ DecodeLine::~DecodeLine() {
 }
 
 void DecodeLine::Add(std::unique_ptr<Plane> plane) {
-  plane->job.bytes = plane->bytes;
   plane->job.unwanted = &unwanted_;
   bytes_ += plane->job.values.size();
   Plane* const added = plane.get();
@@ -28,8 +27,22 @@ void DecodeLine::Add(std::unique_ptr<Plane> plane) {
 
 bool DecodeLine::full() const { return bytes_ >= kAheadBytes; }
 
-std::unique_ptr<DecodeLine::Plane> DecodeLine::TakeFront(const Deadline& deadline) {
-  if (!front().decoded.WaitForNotificationWithTimeout(deadline.remaining())) return nullptr;
+bool DecodeLine::AwaitFront(size_t last_index, const Deadline& deadline) const {
+  const auto decoded = [&](const Plane& plane) {
+    return plane.decoded.WaitForNotificationWithTimeout(deadline.remaining());
+  };
+  const Plane* last = &front();
+  size_t bytes = 0;
+  for (const auto& plane : planes_) {
+    bytes += plane->job.values.size();
+    if (plane->index > last_index || bytes > bytes_ / 2) break;
+    last = plane.get();
+  }
+  // Several threads do not end in the order in which they began.
+  return decoded(*last) && decoded(front());
+}
+
+std::unique_ptr<DecodeLine::Plane> DecodeLine::TakeFront() {
   std::unique_ptr<Plane> plane = std::move(planes_.front());
   planes_.pop_front();
   bytes_ -= plane->job.values.size();

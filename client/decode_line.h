@@ -8,8 +8,6 @@
 #include <cstddef>
 #include <deque>
 #include <memory>
-#include <span>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/synchronization/notification.h"
@@ -24,8 +22,8 @@ class DecodeLine {
     // Where in the Get's order it stands.
     size_t index = 0;
     size_t slot = 0;
-    std::vector<std::byte> bytes;    // encoded
-    std::vector<std::byte> scratch;  // where it is decoded to, when that is not the caller's
+    std::unique_ptr<std::byte[]> bytes;    // encoded, job.bytes
+    std::unique_ptr<std::byte[]> scratch;  // where it is decoded to, when that is not the caller's
     SpaceCoder::DecodeJob job;
     absl::Status status;  // once decoded
     absl::Notification decoded;
@@ -37,7 +35,7 @@ class DecodeLine {
   DecodeLine& operator=(const DecodeLine&) = delete;
 
   SpaceCoder& coder() { return coder_; }
-  // `job` is complete but for `bytes` and `unwanted`.
+  // `job` is complete but for `unwanted`.
   void Add(std::unique_ptr<Plane> plane);
 
   bool empty() const { return planes_.empty(); }
@@ -45,9 +43,13 @@ class DecodeLine {
   bool full() const;
   // REQUIRES !empty(). The oldest.
   const Plane& front() const { return *planes_.front(); }
-  // Null when it was not decoded by the deadline.
-  std::unique_ptr<Plane> TakeFront(const Deadline& deadline);
   bool front_ready() const { return !empty() && front().decoded.HasBeenNotified(); }
+  // REQUIRES !empty(). Waits for the oldest and, since to wake a thread costs the coder a tenth of
+  // a plane's decoding, for those behind it: up to the plane with `last_index`, at most half of
+  // what is in the line. False when they were not decoded by the deadline.
+  bool AwaitFront(size_t last_index, const Deadline& deadline) const;
+  // REQUIRES front_ready().
+  std::unique_ptr<Plane> TakeFront();
 
  private:
   SpaceCoder& coder_;

@@ -189,8 +189,8 @@ absl::Status GetAssembly::BeginEncoded(const v1::Segment& segment) {
   auto arriving = std::make_unique<DecodeLine::Plane>();
   SpaceCoder::DecodeJob& job = arriving->job;
   if (takes()) {
-    arriving->scratch.resize(plane.raw_bytes);
-    job.values = arriving->scratch;
+    arriving->scratch = std::make_unique_for_overwrite<std::byte[]>(plane.raw_bytes);
+    job.values = {arriving->scratch.get(), plane.raw_bytes};
   } else {
     absl::Status asked = AskDestination(plane, block);
     if (destination_.empty()) return asked;
@@ -201,7 +201,8 @@ absl::Status GetAssembly::BeginEncoded(const v1::Segment& segment) {
   }
   arriving->index = received_.plane;
   arriving->slot = received_.slot;
-  arriving->bytes.resize(segment.plane_bytes());
+  arriving->bytes = std::make_unique_for_overwrite<std::byte[]>(segment.plane_bytes());
+  job.bytes = {arriving->bytes.get(), segment.plane_bytes()};
   job.plane = static_cast<size_t>(&plane - layout_.planes().data());
   job.positions = positions_[block];
   job.crc32c = segment.declared().crc32c();
@@ -264,7 +265,7 @@ absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
   if (land_encoded_ && !lands) return Broken("an encoded plane outside of device memory");
   std::byte* to = nullptr;
   if (arriving_ != nullptr) {
-    to = arriving_->bytes.data() + offset_;
+    to = arriving_->bytes.get() + offset_;
   } else if (line_ == nullptr && !lands && !destination_.empty() && !(takes() && whole)) {
     to = destination_.data() + offset_;
   }
@@ -288,17 +289,23 @@ absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
 
 absl::Status GetAssembly::TakeDecoded(Wait wait) {
   while (!line_->empty() && (wait == Wait::kForAll || line_->front_ready() || line_->full())) {
-    std::unique_ptr<DecodeLine::Plane> decoded;
-    {
-      const Stopwatch stopwatch(&callback_time_);  // nobody's time but the worker's own
-      decoded = line_->TakeFront(deadline_);
+    if (!line_->front_ready() && !AwaitDecoded()) {
+      return absl::DeadlineExceededError("Get ran out of time for decoding");
     }
-    if (decoded == nullptr) return absl::DeadlineExceededError("Get ran out of time for decoding");
+    const std::unique_ptr<DecodeLine::Plane> decoded = line_->TakeFront();
     if (!decoded->status.ok() && !absl::IsDataLoss(decoded->status)) return decoded->status;
     if (absl::Status s = OnDecoded(*decoded); !s.ok()) return s;
+    ReportLayers();
   }
-  ReportLayers();
+  ReportLayers();  // of planes that went nowhere, too
   return absl::OkStatus();
+}
+
+bool GetAssembly::AwaitDecoded() {
+  const Stopwatch stopwatch(&callback_time_);  // nobody's time but the worker's own
+  // No further than the layer that the worker hears of next.
+  const size_t layer = std::min(layers_reported_, layer_end_.size() - 1);
+  return line_->AwaitFront(layer_end_[layer] - 1, deadline_);
 }
 
 absl::Status GetAssembly::OnDecoded(const DecodeLine::Plane& decoded) {
@@ -307,7 +314,7 @@ absl::Status GetAssembly::OnDecoded(const DecodeLine::Plane& decoded) {
     NoteDamage(block, absl::DataLossError(absl::StrCat(
                           "block ", block, " arrived damaged: ", decoded.status.message())));
   } else if (takes() && block < bound_) {
-    return Take(*planes_[decoded.index], block, decoded.scratch.data());
+    return Take(*planes_[decoded.index], block, decoded.scratch.get());
   }
   return absl::OkStatus();
 }

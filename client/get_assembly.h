@@ -115,6 +115,7 @@ class GetAssembly {
   // Takes planes that were decoded; waits for those beyond what may be under way, or for all.
   enum class Wait { kForRoom, kForAll };
   absl::Status TakeDecoded(Wait wait);
+  bool AwaitDecoded();
   absl::Status OnDecoded(const DecodeLine::Plane& decoded);
   void NoteDamage(size_t block, absl::Status damage);
   absl::Status AskDestination(const PlaneSpec& plane, size_t block);

@@ -2,10 +2,11 @@
 // bare gRPC streams and calls. The daemon and the bare calls' server are processes of their own; a
 // daemon and a worker share the machine, as in production.
 //
-//   transport_benchmark [SECONDS [THREADS [ROWS]]]
+//   transport_benchmark [SECONDS [THREADS [GROUPS [ROW]]]]
 //
-// THREADS are the daemon's; the worker has one. ROWS: of "raw", "size", "lossy" and "lookup" those
-// that the word contains; all without it. Prints GB/s (1e9 bytes of KV).
+// THREADS are the daemon's; the worker has one. GROUPS: of "raw", "size", "lossy" and "lookup"
+// those that the word contains; all without it. ROW: of their rows of GB/s only those whose names
+// contain it. Prints GB/s (1e9 bytes of KV).
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -29,6 +30,7 @@
 #include "absl/synchronization/mutex.h"
 #include "codec/crc32c.h"
 #include "codec/plane.h"
+#include "kvstow/coding.h"
 #include "server/app/malloc_settings.h"
 #include "tests/testing/bare_service.h"
 #include "tests/testing/bench_worker.h"
@@ -46,13 +48,14 @@ using Clock = std::chrono::steady_clock;
 constexpr char kSelf[] = "/proc/self/exe";  // as a process of its own
 
 double seconds_each = 2;
-std::string rows = "raw,size,lossy,lookup";
+std::string groups = "raw,size,lossy,lookup";
+std::string row_wanted;
 
 // Of the rows that are not of other sizes: Llama-3.1-8B's, a prompt of 1,024 tokens, 128 MiB.
 constexpr uint32_t kLayers = 32;
 constexpr size_t kBlocks = 8;
 
-bool Wanted(const char* row) { return absl::StrContains(rows, row); }
+bool Wanted(const char* group) { return absl::StrContains(groups, group); }
 
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -77,6 +80,7 @@ double Rate(double bytes, const Work& work) {
 // A row: median rate of `work`, and what it is of `limit`'s, which moves as much. The two take
 // turns and the ratio is the median of turns, because neighbours on the machine come and go.
 void Row(double bytes, const Work& work, const Work& limit) {
+  if (!absl::StrContains(work.name, row_wanted)) return;
   Rate(bytes, work);
   Rate(bytes, limit);
   std::vector<double> rates, limits, ratios;
@@ -198,7 +202,9 @@ void SizeRows(const Peers& peers) {
 // transport.
 class CodecAlone {
  public:
-  explicit CodecAlone(BenchWorker& worker) : worker_(worker), encoded_(worker.values.size()) {}
+  explicit CodecAlone(BenchWorker& worker) : worker_(worker), encoded_(worker.values.size()) {
+    Encode();  // what Decode decodes
+  }
 
   void Encode() {
     for (size_t b = 0; b < worker_.values.size(); ++b) {
@@ -236,10 +242,12 @@ class CodecAlone {
   std::vector<std::vector<Summed>> encoded_;
 };
 
-void Lossy(const std::string& target, DataPath path) {
-  BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers);
+// The daemon codes, or with a `coder` the worker.
+void Lossy(const std::string& target, DataPath path, std::shared_ptr<PlaneCoder> coder = nullptr) {
+  const char* who = coder == nullptr ? "" : " in the worker";
+  BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers, std::move(coder));
   CodecAlone alone(worker);
-  PutAndGet(worker, absl::StrCat("eOptShrinkQ, ", Name(path)),
+  PutAndGet(worker, absl::StrCat("eOptShrinkQ", who, ", ", Name(path)),
             {"the codec alone, one thread", [&alone] { alone.Encode(); }},
             {"the codec alone, one thread", [&alone] { alone.Decode(); }});
 }
@@ -345,6 +353,8 @@ void Run(uint32_t threads) {
   if (Wanted("lossy")) {
     Lossy(peers.target, DataPath::kGrpc);
     Lossy(peers.target, DataPath::kSharedMemory);
+    Lossy(peers.target, DataPath::kGrpc, MakeCpuCoder({.threads = threads}));
+    Lossy(peers.target, DataPath::kSharedMemory, MakeCpuCoder({.threads = threads}));
   }
   if (Wanted("lookup")) Lookups(peers);
 }
@@ -367,6 +377,7 @@ int main(int argc, char** argv) {
     return kvstow::testing::BeClient(argv[2], argv[3], argv + 4);
   }
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
-  if (argc > 3) kvstow::testing::rows = argv[3];
+  if (argc > 3) kvstow::testing::groups = argv[3];
+  if (argc > 4) kvstow::testing::row_wanted = argv[4];
   kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
 }

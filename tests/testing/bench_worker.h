@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -29,8 +30,9 @@ inline SpaceSpec BenchSpec(CodecId codec, uint32_t layers = 8) {
 
 struct BenchWorker {
   BenchWorker(const std::string& target, DataPath path, CodecId codec, size_t blocks,
-              uint32_t layers = 8) {
+              uint32_t layers = 8, std::shared_ptr<PlaneCoder> coder = nullptr) {
     ClientOptions options;
+    options.coder = std::move(coder);
     options.target = target;
     options.path = path;
     options.connect_wait = absl::Seconds(20);
