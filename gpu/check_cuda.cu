@@ -35,7 +35,7 @@ __device__ __forceinline__ uint32_t RowOfThread(uint32_t k) {
 
 // A thread's share of the original, in registers, and of the decoded rows, in the stage.
 template <uint32_t kDim, uint32_t kDtype>
-class StagedRows {
+class StagedRows : public ZeroOrigin {
  public:
   using Shape = CheckShape<kDim>;
 
@@ -50,10 +50,6 @@ class StagedRows {
       values_[k] = make_uint4(low.x, low.y, high.x, high.y);
     }
   }
-  __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
-#pragma unroll
-    for (uint32_t i = 0; i < kEight; ++i) x[i] = e[i] = 0;
-  }
   template <typename F>
   __device__ __forceinline__ void ForAll(const F& f) const {
 #pragma unroll
@@ -61,7 +57,7 @@ class StagedRows {
       const uint8_t* row = stage_ + RowOfThread<kDim>(k) * Shape::kStride;
       const uint2 low = Four(row, at_, true), high = Four(row, kDim / 2 + at_, true);
       float x[kEight], e[kEight];
-      PackedPair<kDtype>::Unpack(values_[k], make_uint4(low.x, low.y, high.x, high.y), unit_, x, e);
+      UnpackPair<kDtype>(values_[k], make_uint4(low.x, low.y, high.x, high.y), unit_, x, e);
       f(x, e);
     }
   }

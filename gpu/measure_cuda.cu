@@ -35,16 +35,12 @@ struct Rows {
 // 16-bit elements, several rows at the same time, so that few warps keep the memory busy: held from
 // the first time on, or read again.
 template <uint32_t kDtype, bool kHolds>
-class PackedRows {
+class PackedRows : public ZeroOrigin {
  public:
   __device__ __forceinline__ explicit PackedRows(const Rows& rows)
       : rows_(rows),
         count_((rows.share.n - rows.share.group + rows.share.groups - 1) / rows.share.groups) {
     if (kHolds) Load(0, &held_);
-  }
-  __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
-#pragma unroll
-    for (uint32_t i = 0; i < kEight; ++i) x[i] = e[i] = 0;
   }
   template <typename F>
   __device__ __forceinline__ void ForAll(const F& f) const {
@@ -80,7 +76,7 @@ class PackedRows {
     for (uint32_t k = 0; k < kBatch; ++k) {
       if (k >= count) continue;
       float x[kEight], e[kEight];
-      PackedPair<kDtype>::Unpack(batch.values[k], batch.decoded[k], rows_.unit, x, e);
+      UnpackPair<kDtype>(batch.values[k], batch.decoded[k], rows_.unit, x, e);
       f(x, e);
     }
   }

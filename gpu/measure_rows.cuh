@@ -35,20 +35,26 @@ __device__ inline int32_t ExponentOfSums(const EncodeBatch& b, const Slot& slot)
 // 16-bit elements as values and errors. Those of FP16 stay as they are, so that sums over a channel
 // of equal ones are exact.
 template <uint32_t kDtype>
-struct PackedPair {
-  static __device__ __forceinline__ void Unpack(const uint4& value, const uint4& decoded,
-                                                const Unit& unit, float (&x)[kEight],
-                                                float (&e)[kEight]) {
-    UnpackEight(value, kDtype, x);
-    UnpackEight(decoded, kDtype, e);
+__device__ __forceinline__ void UnpackPair(const uint4& value, const uint4& decoded,
+                                           const Unit& unit, float (&x)[kEight],
+                                           float (&e)[kEight]) {
+  UnpackEight(value, kDtype, x);
+  UnpackEight(decoded, kDtype, e);
 #pragma unroll
-    for (uint32_t i = 0; i < kEight; ++i) {
-      if constexpr (kDtype != kFp16) {
-        x[i] = x[i] * unit.a * unit.b;
-        e[i] = e[i] * unit.a * unit.b;
-      }
-      e[i] -= x[i];
+  for (uint32_t i = 0; i < kEight; ++i) {
+    if constexpr (kDtype != kFp16) {
+      x[i] = x[i] * unit.a * unit.b;
+      e[i] = e[i] * unit.a * unit.b;
     }
+    e[i] -= x[i];
+  }
+}
+
+// A source of 16-bit elements (FindMeans): their sums need no other origin.
+struct ZeroOrigin {
+  __device__ __forceinline__ void Origin(float (&x)[kEight], float (&e)[kEight]) const {
+#pragma unroll
+    for (uint32_t i = 0; i < kEight; ++i) x[i] = e[i] = 0;
   }
 };
 
@@ -56,6 +62,13 @@ struct PackedPair {
 struct Sums {
   double energy, error, centred_energy, centred_error, inner_product;
 
+  __device__ void Add(const Sums& o) {
+    energy += o.energy;
+    error += o.error;
+    centred_energy += o.centred_energy;
+    centred_error += o.centred_error;
+    inner_product += o.inner_product;
+  }
   // What the means (x, e) of a channel of n entries add to its centred sums.
   __device__ void AddMeans(uint32_t n, double x, double e) {
     energy += n * x * x;
@@ -152,22 +165,12 @@ __device__ __forceinline__ Sums SumRows(const Source& source, const Share& share
 // Over the block, for thread 0.
 template <uint32_t kThreads, uint32_t kMaxDim>
 __device__ __forceinline__ Sums SumBlock(const Sums& mine, MeasureRoom<kThreads, kMaxDim>& room) {
-  Sums sums;
-  sums.energy = WarpSum(mine.energy);
-  sums.error = WarpSum(mine.error);
-  sums.centred_energy = WarpSum(mine.centred_energy);
-  sums.centred_error = WarpSum(mine.centred_error);
-  sums.inner_product = WarpSum(mine.inner_product);
+  Sums sums = {WarpSum(mine.energy), WarpSum(mine.error), WarpSum(mine.centred_energy),
+               WarpSum(mine.centred_error), WarpSum(mine.inner_product)};
   if (threadIdx.x % kWarp == 0) room.sums[threadIdx.x / kWarp] = sums;
   __syncthreads();
   if (threadIdx.x != 0) return sums;
-  for (uint32_t w = 1; w < kThreads / kWarp; ++w) {
-    sums.energy += room.sums[w].energy;
-    sums.error += room.sums[w].error;
-    sums.centred_energy += room.sums[w].centred_energy;
-    sums.centred_error += room.sums[w].centred_error;
-    sums.inner_product += room.sums[w].inner_product;
-  }
+  for (uint32_t w = 1; w < kThreads / kWarp; ++w) sums.Add(room.sums[w]);
   return sums;
 }
 
