@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "client/convert.h"
 #include "client/encoding_writer.h"
 #include "client/get_assembly.h"
@@ -252,6 +254,26 @@ TEST_F(DecodingGetTest, LayersWaitForTheCoder) {
   EXPECT_EQ(layers_, (Layers{{0, 2}}));
   EXPECT_EQ(assembly_->usable(), 0u);
   while (!coder_.waiting.empty()) coder_.Finish(0);
+}
+
+// What is waited for at once is no more than that layer.
+TEST_F(DecodingGetTest, ALayerIsToldBeforeTheNextIsDecoded) {
+  absl::Notification told;
+  request_.on_layer = [&](uint32_t layer, size_t) {
+    if (layer == 0) told.Notify();
+  };
+  Begin();
+  SendAll();
+  ASSERT_EQ(coder_.waiting.size(), 8u) << "two layers of K and V, two blocks";
+  for (int i = 0; i < 2; ++i) coder_.Finish(0);
+  absl::Status end;
+  std::thread call([&] { end = assembly_->OnEnd(); });
+  for (int i = 0; i < 2; ++i) coder_.Finish(0);
+  EXPECT_TRUE(told.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  while (!coder_.waiting.empty()) coder_.Finish(0);
+  call.join();
+  EXPECT_TRUE(end.ok()) << end;
+  ExpectWritten(kBlocks);
 }
 
 TEST_F(DecodingGetTest, TakesPlanesInOrder) {

@@ -289,7 +289,8 @@ absl::Status GetAssembly::OnSegment(const v1::Segment& segment, Read read,
 
 absl::Status GetAssembly::TakeDecoded(Wait wait) {
   while (!line_->empty() && (wait == Wait::kForAll || line_->front_ready() || line_->full())) {
-    if (!line_->front_ready() && !AwaitDecoded()) {
+    // Out of time what is decoded counts still.
+    if (!line_->front_ready() && !AwaitDecoded() && !line_->front_ready()) {
       return absl::DeadlineExceededError("Get ran out of time for decoding");
     }
     const std::unique_ptr<DecodeLine::Plane> decoded = line_->TakeFront();

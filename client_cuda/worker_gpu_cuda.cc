@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/worker_gpu.h"
 #include "client_cuda/kvstow/cuda.h"
+#include "gpu/api/check_plugin.h"
 #include "gpu/cuda_status.h"
 #include "gpu/shared_memory.h"
 
@@ -63,6 +64,8 @@ class CudaWorkerGpu final : public WorkerGpu {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<WorkerGpu>> OpenWorkerGpu(int device) {
+  // Linked to the worker once, and found on its way again at each start.
+  if (auto s = gpu::CheckPlugin("libkvstow_gpu.so", gpu::kvstow_gpu_plugin); !s.ok()) return s;
   int count = 0;
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaGetDeviceCount(&count));
   if (device < 0 || device >= count) {

@@ -2,8 +2,8 @@
 #include "gpu/api/plugin_version.h"
 #include "gpu/cuda_device.h"
 
-extern "C" {
-extern const kvstow::gpu::Plugin kvstow_gpu_plugin;
-const kvstow::gpu::Plugin kvstow_gpu_plugin = {kvstow::gpu::kPluginVersion,
-                                               &kvstow::gpu::CudaDevice::Open};
-}
+namespace kvstow::gpu {
+
+extern "C" const Plugin kvstow_gpu_plugin = {kPluginVersion, &CudaDevice::Open};
+
+}  // namespace kvstow::gpu

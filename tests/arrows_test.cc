@@ -143,6 +143,26 @@ TEST(ArrowsTest, TheCheckCanFail) {
   EXPECT_FALSE(IsRuledElsewhere(client, "client/client.cc"));
 }
 
+void AddReached(const std::string& path, std::set<std::string>* reached) {
+  if (!reached->insert(path).second) return;
+  const fs::path root = KVSTOW_SOURCE_DIR;
+  for (const std::string& include : IncludesOf(root / path)) {
+    if (fs::exists(root / include)) AddReached(include, reached);
+  }
+}
+
+// The version of the GPU plugin is a digest of the headers in these folders, subfolders not
+// (gpu/api/CMakeLists.txt).
+TEST(ArrowsTest, ThePluginsInterfaceIsInItsVersion) {
+  std::set<std::string> reached;
+  AddReached("gpu/api/device.h", &reached);
+  EXPECT_GT(reached.size(), 5u) << "the test looked in the wrong place";
+  for (const std::string& path : reached) {
+    const std::string folder = fs::path(path).parent_path();
+    EXPECT_TRUE(folder == "space" || folder == "codec" || folder == "gpu/api") << path;
+  }
+}
+
 // Only server/rpc may know gRPC among the server's folders.
 TEST(ArrowsTest, OnlyRpcIncludesGrpc) {
   const fs::path root = KVSTOW_SOURCE_DIR;

@@ -138,13 +138,13 @@ class Device {
   virtual uint64_t errors() const = 0;
 };
 
-// What the plugin exports, by this name. The version must be the loader's own kPluginVersion
-// (gpu/api/plugin_version.h, which the build writes): the two share C++ types.
-inline constexpr char kPluginEntry[] = "kvstow_gpu_plugin";
+// What the plugin exports, for those that load it and those that link it.
 struct Plugin {
-  const char* version;
+  const char* version;  // kPluginVersion of its build (gpu/api/check_plugin.h)
   // UNAVAILABLE where there is no such device, no driver, or no kernels for its architecture.
   absl::StatusOr<std::unique_ptr<Device>> (*open)(int index);
 };
+extern "C" const Plugin kvstow_gpu_plugin;
+inline constexpr char kPluginEntry[] = "kvstow_gpu_plugin";
 
 }  // namespace kvstow::gpu

@@ -6,7 +6,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "gpu/api/plugin_version.h"
+#include "gpu/api/check_plugin.h"
 
 namespace kvstow::gpu {
 namespace {
@@ -43,11 +43,7 @@ absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const std::string& path, int 
   if (plugin == nullptr) {
     return absl::UnavailableError(absl::StrCat(file, " is no kvstow GPU plugin"));
   }
-  if (absl::string_view(plugin->version) != kPluginVersion) {
-    return absl::UnavailableError(absl::StrCat(file, " is of version ", plugin->version,
-                                               ", this program of ", kPluginVersion,
-                                               ": install both from one build"));
-  }
+  if (absl::Status s = CheckPlugin(file, *plugin); !s.ok()) return s;
   return plugin->open(index);
 }
 

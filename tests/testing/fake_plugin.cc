@@ -2,24 +2,25 @@
 #include "gpu/api/plugin_version.h"
 #include "gpu/api/testing/fake_device.h"
 
+namespace kvstow::gpu {
 namespace {
 
-kvstow::gpu::FakeDevice* opened = nullptr;
+FakeDevice* opened = nullptr;
 
 }  // namespace
 
 extern "C" {
 
 // The device of the daemon that was started last. Its tests start one at a time.
-kvstow::gpu::FakeDevice* kvstow_fake_device() { return opened; }
+FakeDevice* kvstow_fake_device() { return opened; }
 
-extern const kvstow::gpu::Plugin kvstow_gpu_plugin;
-const kvstow::gpu::Plugin kvstow_gpu_plugin = {
-    kvstow::gpu::kPluginVersion,
-    [](int index) -> absl::StatusOr<std::unique_ptr<kvstow::gpu::Device>> {
+const Plugin kvstow_gpu_plugin = {
+    kPluginVersion, [](int index) -> absl::StatusOr<std::unique_ptr<Device>> {
       if (index != 0) return absl::UnavailableError("the fake plugin has one device");
-      auto device = std::make_unique<kvstow::gpu::FakeDevice>();
+      auto device = std::make_unique<FakeDevice>();
       opened = device.get();
       return device;
     }};
-}
+
+}  // extern "C"
+}  // namespace kvstow::gpu
