@@ -4,6 +4,6 @@
 
 namespace kvstow::gpu {
 
-extern "C" const Plugin kvstow_gpu_plugin = {kPluginVersion, &CudaDevice::Open};
+extern "C" const Plugin kvstow_gpu_plugin = {KVSTOW_PLUGIN_VERSION, &CudaDevice::Open};
 
 }  // namespace kvstow::gpu

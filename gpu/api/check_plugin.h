@@ -12,9 +12,9 @@ namespace kvstow::gpu {
 // UNAVAILABLE where it was built from other headers, or by another compiler. `file` names it in the
 // message.
 inline absl::Status CheckPlugin(absl::string_view file, const Plugin& plugin) {
-  if (absl::string_view(plugin.version) == kPluginVersion) return absl::OkStatus();
+  if (absl::string_view(plugin.version) == KVSTOW_PLUGIN_VERSION) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(file, " is of version ", plugin.version,
-                                             ", this program of ", kPluginVersion,
+                                             ", this program of ", KVSTOW_PLUGIN_VERSION,
                                              ": install both from one build"));
 }
 

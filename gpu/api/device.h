@@ -140,7 +140,7 @@ class Device {
 
 // What the plugin exports, for those that load it and those that link it.
 struct Plugin {
-  const char* version;  // kPluginVersion of its build (gpu/api/check_plugin.h)
+  const char* version;  // KVSTOW_PLUGIN_VERSION of its build (gpu/api/check_plugin.h)
   // UNAVAILABLE where there is no such device, no driver, or no kernels for its architecture.
   absl::StatusOr<std::unique_ptr<Device>> (*open)(int index);
 };

@@ -2,7 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "gpu/api/plugin_version.h"
+#include "gpu/api/check_plugin.h"
+#include "gpu/api/device.h"
 #include "gtest/gtest.h"
 
 namespace kvstow::gpu {
@@ -29,7 +30,15 @@ TEST(LoadPluginTest, RefusesALibraryThatIsNoPlugin) {
 TEST(LoadPluginTest, RefusesAPluginBuiltWithOtherHeaders) {
   ExpectUnavailable(FOREIGN_PLUGIN,
                     absl::StrCat("is of version ", FOREIGN_VERSION, ", this program of ",
-                                 kPluginVersion, ": install both from one build"));
+                                 KVSTOW_PLUGIN_VERSION, ": install both from one build"));
+}
+
+// Workers link it; this test is linked with that plugin.
+TEST(LoadPluginTest, RefusesALinkedPluginBuiltWithOtherHeaders) {
+  const absl::Status checked = CheckPlugin("libkvstow_gpu.so", kvstow_gpu_plugin);
+  EXPECT_TRUE(absl::IsUnavailable(checked)) << checked;
+  EXPECT_THAT(std::string(checked.message()),
+              HasSubstr("libkvstow_gpu.so is of version " FOREIGN_VERSION));
 }
 
 }  // namespace

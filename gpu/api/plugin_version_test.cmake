@@ -7,7 +7,7 @@ function(version_of out built_by)
     COMMAND ${CMAKE_COMMAND} -DVERSION=1.2.3 -DBUILT_BY=${built_by} -DOUTPUT=${folder}/version.h
             -P ${SCRIPT} ${folder}/a.h ${folder}/b.h
     COMMAND_ERROR_IS_FATAL ANY)
-  file(STRINGS "${folder}/version.h" line REGEX kPluginVersion)
+  file(STRINGS "${folder}/version.h" line REGEX KVSTOW_PLUGIN_VERSION)
   string(REGEX MATCH "\"1\\.2\\.3\\+[0-9a-f]+\"" version "${line}")
   if(NOT version)
     message(FATAL_ERROR "no version in: ${line}")

@@ -15,7 +15,7 @@ extern "C" {
 FakeDevice* kvstow_fake_device() { return opened; }
 
 const Plugin kvstow_gpu_plugin = {
-    kPluginVersion, [](int index) -> absl::StatusOr<std::unique_ptr<Device>> {
+    KVSTOW_PLUGIN_VERSION, [](int index) -> absl::StatusOr<std::unique_ptr<Device>> {
       if (index != 0) return absl::UnavailableError("the fake plugin has one device");
       auto device = std::make_unique<FakeDevice>();
       opened = device.get();
