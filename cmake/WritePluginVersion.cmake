@@ -1,14 +1,11 @@
-# cmake -DVERSION=... -DBUILT_BY=... -DOUTPUT=FILE -P WritePluginVersion.cmake HEADER...
+# cmake -DVERSION=... -DBUILT_BY=... -DHEADERS=LIST -DOUTPUT=FILE -P WritePluginVersion.cmake
 #
 # Writes gpu/api/plugin_version.h: the release's version and, as its build metadata (semver.org,
 # item 10), a digest of all that decides how the two sides of the plugin lay out what they share.
 set(all "${BUILT_BY}")
-foreach(index RANGE 1 ${CMAKE_ARGC})
-  set(argument "${CMAKE_ARGV${index}}")
-  if(argument MATCHES "\\.h$" AND NOT argument MATCHES "^-D")
-    file(SHA256 "${argument}" digest)
-    string(APPEND all "${digest}")
-  endif()
+foreach(header IN LISTS HEADERS)
+  file(SHA256 "${header}" digest)
+  string(APPEND all "${digest}")
 endforeach()
 string(SHA256 digest "${all}")
 string(SUBSTRING "${digest}" 0 12 digest)

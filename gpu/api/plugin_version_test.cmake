@@ -4,8 +4,8 @@ file(REMOVE_RECURSE "${folder}")
 
 function(version_of out built_by)
   execute_process(
-    COMMAND ${CMAKE_COMMAND} -DVERSION=1.2.3 -DBUILT_BY=${built_by} -DOUTPUT=${folder}/version.h
-            -P ${SCRIPT} ${folder}/a.h ${folder}/b.h
+    COMMAND ${CMAKE_COMMAND} -DVERSION=1.2.3 -DBUILT_BY=${built_by}
+            "-DHEADERS=${folder}/a.h;${folder}/b.h" -DOUTPUT=${folder}/version.h -P ${SCRIPT}
     COMMAND_ERROR_IS_FATAL ANY)
   file(STRINGS "${folder}/version.h" line REGEX KVSTOW_PLUGIN_VERSION)
   string(REGEX MATCH "\"1\\.2\\.3\\+[0-9a-f]+\"" version "${line}")
