@@ -7,9 +7,10 @@
 #include <utility>
 
 #include "client/graveyard.h"
+#include "client/patience.h"
 
 namespace kvstow::client {
-// Everything that gRPC refers to while operations are pending. One operation at a time.
+// Everything that gRPC refers to while operations are pending: one read and one other at a time.
 class BulkStream::Call : public Buried {
  public:
   Call(std::shared_ptr<grpc::Channel> channel, const std::string& method, const Deadline& deadline)
@@ -27,29 +28,43 @@ class BulkStream::Call : public Buried {
 
   // Completes at once or soon: what was pending was cancelled before.
   bool TryFinish() override {
-    bool ok;
-    return !pending_ || Await(Deadline::In(absl::Milliseconds(100)), &ok);
+    const Deadline soon = Deadline::In(absl::Milliseconds(100));
+    return Await(Operation::kRead, soon) && Await(Operation::kOther, soon);
   }
 
-  bool Await(const Deadline& deadline, bool* ok) {
-    void* tag;
-    if (queue_.AsyncNext(&tag, ok, deadline.AsTimespec()) != grpc::CompletionQueue::GOT_EVENT) {
-      return false;
+  // Whether the operation is over, or none was begun, by then.
+  bool Await(Operation operation, const Deadline& deadline) {
+    while (state(operation).pending) {
+      void* tag;
+      bool ok;
+      if (queue_.AsyncNext(&tag, &ok, deadline.AsTimespec()) != grpc::CompletionQueue::GOT_EVENT) {
+        return false;
+      }
+      *static_cast<State*>(tag) = {false, ok};
     }
-    pending_ = false;
     return true;
   }
+  // Of one that is over.
+  bool ok(Operation operation) { return state(operation).ok; }
 
-  grpc::GenericClientAsyncReaderWriter& Begin() {
-    pending_ = true;
-    return *stream_;
+  // The tag of an operation that begins now.
+  void* Begin(Operation operation) {
+    state(operation).pending = true;
+    return &state(operation);
   }
 
+  grpc::GenericClientAsyncReaderWriter& stream() { return *stream_; }
   grpc::ClientContext& context() { return context_; }
   grpc::ByteBuffer& incoming() { return incoming_; }
   grpc::Status& status() { return status_; }
 
  private:
+  struct State {
+    bool pending = false;
+    bool ok = false;
+  };
+  State& state(Operation operation) { return states_[static_cast<size_t>(operation)]; }
+
   const std::shared_ptr<grpc::Channel> channel_;
   grpc::ClientContext context_;
   grpc::CompletionQueue queue_;
@@ -57,7 +72,7 @@ class BulkStream::Call : public Buried {
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
   grpc::ByteBuffer incoming_;
   grpc::Status status_;
-  bool pending_ = false;
+  State states_[2];
 };
 
 BulkStream::BulkStream(const Terms& terms, const std::string& method)
@@ -67,10 +82,9 @@ BulkStream::BulkStream(const Terms& terms, const std::string& method)
   if (control_ != nullptr) {
     control_->Arm([context = &call_->context()] { context->TryCancel(); });
   }
-  call_->Begin().StartCall(nullptr);
-  bool ok = false;
+  call_->stream().StartCall(call_->Begin(Operation::kOther));
   // A call that could not start says why in Finish.
-  Await(&ok);
+  Await(Operation::kOther);
 }
 
 BulkStream::~BulkStream() {
@@ -83,9 +97,8 @@ void BulkStream::Disarm() {
   if (control_ != nullptr) control_->Disarm();
 }
 
-bool BulkStream::Await(bool* ok) {
-  if (call_->Await(deadline_, ok)) return true;
-  *ok = false;
+bool BulkStream::Await(Operation operation) {
+  if (call_->Await(operation, deadline_)) return call_->ok(operation);
   Disarm();
   call_->context().TryCancel();
   Bury(std::move(call_));
@@ -94,25 +107,37 @@ bool BulkStream::Await(bool* ok) {
 
 bool BulkStream::Write(grpc::ByteBuffer message) {
   if (call_ == nullptr) return false;
-  call_->Begin().Write(message, nullptr);
-  bool ok;
-  return Await(&ok) && ok;
+  call_->stream().Write(message, call_->Begin(Operation::kOther));
+  return Await(Operation::kOther);
 }
 
 bool BulkStream::WritesDone() {
   if (call_ == nullptr) return false;
-  call_->Begin().WritesDone(nullptr);
-  bool ok;
-  return Await(&ok) && ok;
+  call_->stream().WritesDone(call_->Begin(Operation::kOther));
+  return Await(Operation::kOther);
 }
 
 bool BulkStream::Read(grpc::ByteBuffer* message) {
+  const auto nothing_else = []() -> absl::StatusOr<bool> { return false; };
+  return *Read(message, nothing_else);
+}
+
+absl::StatusOr<bool> BulkStream::Read(grpc::ByteBuffer* message, Meanwhile meanwhile) {
   if (call_ == nullptr) return false;
-  call_->Begin().Read(&call_->incoming(), nullptr);
-  bool ok;
-  if (!Await(&ok) || !ok) return false;
-  message->Swap(&call_->incoming());
-  return true;
+  call_->stream().Read(&call_->incoming(), call_->Begin(Operation::kRead));
+  absl::StatusOr<bool> more = true;
+  for (Patience patience; more.ok() && *more; patience.Wait()) {
+    if (call_->Await(Operation::kRead, Deadline::In(absl::ZeroDuration())) || deadline_.expired()) {
+      break;
+    }
+    more = meanwhile();
+    if (call_ == nullptr) return false;  // it wrote, and that took too long
+  }
+  if (!more.ok()) Cancel();
+  const bool came = Await(Operation::kRead);
+  if (!more.ok()) return more.status();
+  if (came) message->Swap(&call_->incoming());
+  return came;
 }
 
 void BulkStream::Cancel() {
@@ -122,11 +147,10 @@ void BulkStream::Cancel() {
 grpc::Status BulkStream::Finish() {
   const grpc::Status late(grpc::StatusCode::DEADLINE_EXCEEDED, "the daemon took too long");
   if (call_ == nullptr) return late;
-  call_->Begin().Finish(&call_->status(), nullptr);
+  call_->stream().Finish(&call_->status(), call_->Begin(Operation::kOther));
   // The deadline has made gRPC end the call by itself; that takes a moment to be told.
-  bool ok;
-  const bool ended =
-      call_->Await(Deadline::In(deadline_.remaining() + absl::Milliseconds(50)), &ok);
+  const bool ended = call_->Await(
+      Operation::kOther, Deadline::In(deadline_.remaining() + absl::Milliseconds(50)));
   Disarm();
   if (!ended) {
     Bury(std::move(call_));

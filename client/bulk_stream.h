@@ -14,6 +14,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
 #include "client/call_control.h"
 #include "client/deadline.h"
 
@@ -37,6 +39,12 @@ class BulkStream {
   bool WritesDone();
   // False also at the stream's end.
   bool Read(grpc::ByteBuffer* message);
+  // Work beside the reading of a message, done again and again until the message is there. False
+  // once there is nothing left to do. It may write.
+  using Meanwhile = absl::FunctionRef<absl::StatusOr<bool>()>;
+  // The same as Read, which goes on waiting when nothing is left to do beside it. An error is that
+  // of `meanwhile`; the call is given up then.
+  absl::StatusOr<bool> Read(grpc::ByteBuffer* message, Meanwhile meanwhile);
 
   // Gives the call up: the daemon is told as soon as the transport can.
   void Cancel();
@@ -45,8 +53,9 @@ class BulkStream {
 
  private:
   class Call;
-  // False when `deadline_` came first: then the call belongs to the graveyard.
-  bool Await(bool* ok);
+  enum class Operation { kRead, kOther };
+  // False when it failed, or `deadline_` came first: then the call belongs to the graveyard.
+  bool Await(Operation operation);
 
   // Nobody else ends it from here on.
   void Disarm();

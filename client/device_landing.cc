@@ -24,10 +24,24 @@ absl::Status DeviceLanding::Launch(const GetAssembly::Place& received, const Sta
 absl::Status DeviceLanding::AwaitAllBut(size_t batches) {
   while (flying_.size() > batches) {
     if (absl::Status s = AwaitMark(kv_, flying_.front().mark, terms_); !s.ok()) return s;
-    landed_ = flying_.front();
-    flying_.pop_front();
+    TakeLanded();
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> DeviceLanding::Look() {
+  while (!flying_.empty()) {
+    const auto passed = kv_.Passed(flying_.front().mark);
+    if (!passed.ok()) return passed.status();
+    if (!*passed) return true;
+    TakeLanded();
+  }
+  return false;
+}
+
+void DeviceLanding::TakeLanded() {
+  landed_ = flying_.front();
+  flying_.pop_front();
 }
 
 }  // namespace kvstow::client

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "client/bulk_stream.h"
 #include "client/get_assembly.h"
 #include "client/get_message.h"
@@ -28,6 +29,9 @@ class DeviceLanding {
   absl::Status Launch(const GetAssembly::Place& received, const StagedCount& read);
   // Waits until no more than `batches` of them are on their way. As AwaitMark.
   absl::Status AwaitAllBut(size_t batches);
+  // Looks which have landed; whether some are still on their way. The status of the engine's
+  // stream.
+  absl::StatusOr<bool> Look();
 
   // Found in what has landed, or will.
   std::vector<DamagedArrival> TakeDamage() { return kv_.TakeDamage(); }
@@ -36,6 +40,9 @@ class DeviceLanding {
   const StagedCount& read() const { return landed_.read; }
 
  private:
+  // The first one has.
+  void TakeLanded();
+
   struct Batch {
     uint64_t mark = 0;
     GetAssembly::Place received;

@@ -1,15 +1,11 @@
 #include "client/device_wait.h"
 
-#include <thread>
-
-#include "absl/time/clock.h"
+#include "client/patience.h"
 
 namespace kvstow::client {
 
 absl::Status AwaitMark(DeviceKv& kv, uint64_t mark, const BulkStream::Terms& terms) {
-  // A batch takes less time than a sleep does, unless the engine's own work is before it.
-  constexpr int kPatience = 2000;
-  for (int asked = 0;; ++asked) {
+  for (Patience patience;; patience.Wait()) {
     const auto passed = kv.Passed(mark);
     if (!passed.ok()) return passed.status();
     if (*passed) return absl::OkStatus();
@@ -18,11 +14,6 @@ absl::Status AwaitMark(DeviceKv& kv, uint64_t mark, const BulkStream::Terms& ter
     }
     if (terms.deadline.expired()) {
       return absl::DeadlineExceededError("the engine's stream did not come to the copies in time");
-    }
-    if (asked < kPatience) {
-      std::this_thread::yield();
-    } else {
-      absl::SleepFor(absl::Microseconds(20));
     }
   }
 }

@@ -59,46 +59,83 @@ class ConsumedTeller {
   StagedCount told_;
 };
 
-// One batch may fly while the next message is waited for: it is what the daemon may hold back, too
-// (staging/slot_ring.h).
-constexpr size_t kFlyingBatches = 1;
+// Launched and not landed, at most: the device has its next batch while the thread reads another
+// message. Also what a decoder has room for (gpu/plane_decoder.h).
+constexpr size_t kMostFlying = 2;
 
-// Has what a message brought copied, and tells the assembly what has been.
-absl::Status Land(size_t flying, const StagedCount& read, GetAssembly* assembly,
-                  DeviceLanding* landing) {
-  if (absl::Status s = landing->Launch(assembly->received(), read); !s.ok()) return s;
-  if (absl::Status s = landing->AwaitAllBut(flying); !s.ok()) return s;
-  for (const DamagedArrival& damage : landing->TakeDamage()) {
-    assembly->OnLandedDamage(damage.block, *damage.plane);
-  }
-  assembly->Landed(landing->place());
-  return absl::OkStatus();
-}
+// Reads a Get's messages, has planes that lie in device memory copied on (`landing`; else null), and
+// hears meanwhile which have been.
+class Reading {
+ public:
+  Reading(BulkStream* stream, const Slot& slot, const Deadline& deadline, GetAssembly* assembly,
+          DeviceLanding* landing)
+      : stream_(*stream),
+        staging_(slot ? slot->bytes() : std::span<std::byte>()),
+        deadline_(deadline),
+        assembly_(*assembly),
+        landing_(landing),
+        teller_(stream, slot) {}
 
-// Reads to the stream's end, or to the first problem, or to where nothing useful can come.
-absl::Status ReadAll(BulkStream* stream, const Slot& slot, const Deadline& deadline,
-                     GetAssembly* assembly, DeviceLanding* landing) {
-  const std::span<const std::byte> staging = slot ? slot->bytes() : std::span<std::byte>();
-  ConsumedTeller teller(stream, slot);
-  StagedCount staged;
-  grpc::ByteBuffer message;
-  while (stream->Read(&message)) {
-    if (absl::Status s = TakeGetResponse(&message, staging, assembly, &staged); !s.ok()) return s;
-    if (assembly->hopeless() && !assembly->found_nothing()) return absl::OkStatus();
-    if (!assembly->damage().ok()) teller.HoldNothingBack();
-    // The transport may have buffered more than the caller still has time for.
-    if (deadline.expired()) return absl::DeadlineExceededError("Get ran out of time");
-    if (landing == nullptr) {
-      teller.Tell(staged);
-      continue;
+  // To the stream's end, or to the first problem, or to where nothing useful can come.
+  absl::Status ReadAll() {
+    grpc::ByteBuffer message;
+    for (;;) {
+      const auto more = Next(&message);
+      if (!more.ok()) return more.status();
+      if (!*more) return landing_ == nullptr ? absl::OkStatus() : AwaitAllBut(0);
+      if (absl::Status s = Take(&message); !s.ok() || NothingToCome()) return s;
     }
-    // The first layer is waited for: the worker does, too.
-    const size_t flying = assembly->layers_reported() == 0 ? 0 : kFlyingBatches;
-    if (absl::Status s = Land(flying, staged, assembly, landing); !s.ok()) return s;
-    teller.Tell(landing->read());
   }
-  return landing == nullptr ? absl::OkStatus() : Land(0, staged, assembly, landing);
-}
+
+ private:
+  absl::StatusOr<bool> Next(grpc::ByteBuffer* message) {
+    if (landing_ == nullptr) return stream_.Read(message);
+    return stream_.Read(message, [this]() -> absl::StatusOr<bool> {
+      const auto flying = landing_->Look();
+      if (flying.ok()) NoteLanded();
+      return flying;
+    });
+  }
+
+  bool NothingToCome() const { return assembly_.hopeless() && !assembly_.found_nothing(); }
+
+  absl::Status Take(grpc::ByteBuffer* message) {
+    absl::Status taken = TakeGetResponse(message, staging_, &assembly_, &read_);
+    if (!taken.ok() || NothingToCome()) return taken;
+    if (!assembly_.damage().ok()) teller_.HoldNothingBack();
+    // The transport may have buffered more than the caller still has time for.
+    if (deadline_.expired()) return absl::DeadlineExceededError("Get ran out of time");
+    if (landing_ == nullptr) {
+      teller_.Tell(read_);
+      return absl::OkStatus();
+    }
+    if (absl::Status s = AwaitAllBut(kMostFlying - 1); !s.ok()) return s;
+    return landing_->Launch(assembly_.received(), read_);
+  }
+
+  absl::Status AwaitAllBut(size_t flying) {
+    if (absl::Status s = landing_->AwaitAllBut(flying); !s.ok()) return s;
+    NoteLanded();
+    return absl::OkStatus();
+  }
+
+  void NoteLanded() {
+    for (const DamagedArrival& damage : landing_->TakeDamage()) {
+      assembly_.OnLandedDamage(damage.block, *damage.plane);
+    }
+    assembly_.Landed(landing_->place());
+    if (!assembly_.damage().ok()) teller_.HoldNothingBack();
+    teller_.Tell(landing_->read());
+  }
+
+  BulkStream& stream_;
+  const std::span<const std::byte> staging_;
+  const Deadline& deadline_;
+  GetAssembly& assembly_;
+  DeviceLanding* const landing_;
+  ConsumedTeller teller_;
+  StagedCount read_;
+};
 
 // Whether planes are to stay encoded until they are in the worker's own hands on the device: all of
 // them must find room in the slot, since what is decoded there cannot come by another way.
@@ -145,7 +182,7 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
     stream.WritesDone();
   }
   absl::Status read =
-      ReadAll(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr);
+      Reading(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr).ReadAll();
   // For a call that was left early; harmless for one that ended by itself.
   if (!read.ok() || (assembly->hopeless() && !assembly->found_nothing())) stream.Cancel();
   const grpc::Status end = stream.Finish();
