@@ -34,16 +34,10 @@ class BulkStream::Call : public Buried {
 
   // Whether the operation is over, or none was begun, by then.
   bool Await(Operation operation, const Deadline& deadline) {
-    while (state(operation).pending) {
-      void* tag;
-      bool ok;
-      if (queue_.AsyncNext(&tag, &ok, deadline.AsTimespec()) != grpc::CompletionQueue::GOT_EVENT) {
-        return false;
-      }
-      *static_cast<State*>(tag) = {false, ok};
-    }
-    return true;
+    return Await(operation, deadline.AsTimespec());
   }
+  // The same, by now. Not a deadline of now, which gRPC rounds up to the next millisecond.
+  bool IsOver(Operation operation) { return Await(operation, gpr_inf_past(GPR_CLOCK_MONOTONIC)); }
   // Of one that is over.
   bool ok(Operation operation) { return state(operation).ok; }
 
@@ -63,6 +57,15 @@ class BulkStream::Call : public Buried {
     bool pending = false;
     bool ok = false;
   };
+  bool Await(Operation operation, gpr_timespec deadline) {
+    while (state(operation).pending) {
+      void* tag;
+      bool ok;
+      if (queue_.AsyncNext(&tag, &ok, deadline) != grpc::CompletionQueue::GOT_EVENT) return false;
+      *static_cast<State*>(tag) = {false, ok};
+    }
+    return true;
+  }
   State& state(Operation operation) { return states_[static_cast<size_t>(operation)]; }
 
   const std::shared_ptr<grpc::Channel> channel_;
@@ -118,26 +121,35 @@ bool BulkStream::WritesDone() {
 }
 
 bool BulkStream::Read(grpc::ByteBuffer* message) {
-  const auto nothing_else = []() -> absl::StatusOr<bool> { return false; };
-  return *Read(message, nothing_else);
+  if (call_ == nullptr) return false;
+  StartRead();
+  return EndRead(message);
 }
 
 absl::StatusOr<bool> BulkStream::Read(grpc::ByteBuffer* message, Meanwhile meanwhile) {
   if (call_ == nullptr) return false;
-  call_->stream().Read(&call_->incoming(), call_->Begin(Operation::kRead));
-  absl::StatusOr<bool> more = true;
-  for (Patience patience; more.ok() && *more; patience.Wait()) {
-    if (call_->Await(Operation::kRead, Deadline::In(absl::ZeroDuration())) || deadline_.expired()) {
-      break;
+  StartRead();
+  for (Patience patience; !call_->IsOver(Operation::kRead) && !deadline_.expired();
+       patience.Wait()) {
+    const absl::StatusOr<bool> more = meanwhile();
+    if (!more.ok()) {
+      Cancel();
+      return more;
     }
-    more = meanwhile();
     if (call_ == nullptr) return false;  // it wrote, and that took too long
+    if (!*more) break;
   }
-  if (!more.ok()) Cancel();
-  const bool came = Await(Operation::kRead);
-  if (!more.ok()) return more.status();
-  if (came) message->Swap(&call_->incoming());
-  return came;
+  return EndRead(message);
+}
+
+void BulkStream::StartRead() {
+  call_->stream().Read(&call_->incoming(), call_->Begin(Operation::kRead));
+}
+
+bool BulkStream::EndRead(grpc::ByteBuffer* message) {
+  if (!Await(Operation::kRead)) return false;
+  message->Swap(&call_->incoming());
+  return true;
 }
 
 void BulkStream::Cancel() {
@@ -147,10 +159,14 @@ void BulkStream::Cancel() {
 grpc::Status BulkStream::Finish() {
   const grpc::Status late(grpc::StatusCode::DEADLINE_EXCEEDED, "the daemon took too long");
   if (call_ == nullptr) return late;
-  call_->stream().Finish(&call_->status(), call_->Begin(Operation::kOther));
   // The deadline has made gRPC end the call by itself; that takes a moment to be told.
-  const bool ended = call_->Await(
-      Operation::kOther, Deadline::In(deadline_.remaining() + absl::Milliseconds(50)));
+  const Deadline last = Deadline::In(deadline_.remaining() + absl::Milliseconds(50));
+  // A read that was given up ends first: the call is cancelled.
+  bool ended = call_->Await(Operation::kRead, last);
+  if (ended) {
+    call_->stream().Finish(&call_->status(), call_->Begin(Operation::kOther));
+    ended = call_->Await(Operation::kOther, last);
+  }
   Disarm();
   if (!ended) {
     Bury(std::move(call_));

@@ -56,6 +56,8 @@ class BulkStream {
   enum class Operation { kRead, kOther };
   // False when it failed, or `deadline_` came first: then the call belongs to the graveyard.
   bool Await(Operation operation);
+  void StartRead();
+  bool EndRead(grpc::ByteBuffer* message);
 
   // Nobody else ends it from here on.
   void Disarm();

@@ -63,8 +63,8 @@ class ConsumedTeller {
 // message. Also what a decoder has room for (gpu/plane_decoder.h).
 constexpr size_t kMostFlying = 2;
 
-// Reads a Get's messages, has planes that lie in device memory copied on (`landing`; else null), and
-// hears meanwhile which have been.
+// Reads a Get's messages, has planes that lie in device memory copied on (`landing`; else null),
+// and hears meanwhile which have been.
 class Reading {
  public:
   Reading(BulkStream* stream, const Slot& slot, const Deadline& deadline, GetAssembly* assembly,

@@ -1,5 +1,5 @@
-// How a thread waits for what nobody will wake it for, a worker's own stream: a batch takes less time
-// than a sleep does, unless the engine's own work is before it.
+// How a thread waits for what nobody will wake it for, a worker's own stream: a batch takes less
+// time than a sleep does, unless the engine's own work is before it.
 //
 // Not thread-safe.
 #pragma once

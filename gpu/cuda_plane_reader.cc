@@ -1,6 +1,7 @@
 #include "gpu/cuda_plane_reader.h"
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 #include <utility>
 
@@ -39,20 +40,27 @@ absl::Status CudaPlaneReader::Read(std::span<const StoredRecord> records, Form f
 }
 
 void CudaPlaneReader::Sort(std::span<Plane> planes) {
-  sorted_.clear();
-  for (Plane& plane : planes) sorted_.push_back(&plane);
-  const auto place = [this](const Plane* p) {
-    return std::tuple(layout_.planes()[p->plane].layer, p->record, p->plane);
-  };
-  std::sort(sorted_.begin(), sorted_.end(),
-            [&](const Plane* a, const Plane* b) { return place(a) < place(b); });
+  order_.clear();
+  for (Plane& plane : planes) {
+    const uint64_t layer = layout_.planes()[plane.plane].layer;
+    order_.push_back({layer << 32 | plane.record, &plane});
+  }
+  std::sort(order_.begin(), order_.end(), [](const Placed& a, const Placed& b) {
+    return std::tuple(a.layer_and_record, a.plane->plane) <
+           std::tuple(b.layer_and_record, b.plane->plane);
+  });
+}
+
+void CudaPlaneReader::KeepOrder(std::span<Plane> planes) {
+  order_.clear();
+  for (Plane& plane : planes) order_.push_back({0, &plane});
 }
 
 absl::Status CudaPlaneReader::Decode(std::span<const StoredRecord> records,
                                      std::span<Plane> planes) {
   Sort(planes);
   chosen_.clear();
-  for (const Plane* plane : sorted_) {
+  for (const auto& [_, plane] : order_) {
     chosen_.push_back(
         {plane->record, plane->plane, TargetOf(layout_.planes()[plane->plane], plane->to)});
   }
@@ -76,8 +84,14 @@ absl::Status CudaPlaneReader::Copy(std::span<const StoredRecord> records, std::s
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
   copies_.Clear();
   cursors_.assign(records.size(), PieceCursor());
-  Sort(planes);
-  for (const Plane* plane : sorted_) {
+  const bool all_on_device =
+      std::all_of(records.begin(), records.end(), std::mem_fn(&StoredRecord::on_device));
+  if (all_on_device) {
+    KeepOrder(planes);
+  } else {
+    Sort(planes);
+  }
+  for (const auto& [_, plane] : order_) {
     const StoredRecord& record = records[plane->record];
     const DirectoryEntry& entry = record.index->planes()[plane->plane];
     std::byte* to = plane->to;

@@ -33,6 +33,8 @@ class CudaPlaneReader final : public PlaneReader {
   // Layer by layer, and within a layer record by record: its K and V lie side by side there, and so
   // are one copy. The copy engine takes as long for 40 KB as for 80.
   void Sort(std::span<Plane> planes);
+  // As they come: on the device a kernel copies them, in any order.
+  void KeepOrder(std::span<Plane> planes);
 
   const int device_;
   const PlaneLayout& layout_;
@@ -40,7 +42,11 @@ class CudaPlaneReader final : public PlaneReader {
   const Stream stream_;  // of copies
   PieceCopies copies_;
   std::vector<PieceCursor> cursors_;
-  std::vector<Plane*> sorted_;
+  struct Placed {
+    uint64_t layer_and_record = 0;
+    Plane* plane = nullptr;
+  };
+  std::vector<Placed> order_;
   std::vector<ChosenPlane> chosen_;
 };
 

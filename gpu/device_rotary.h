@@ -26,6 +26,7 @@ class DeviceRotary {
 
   // Of the layout's plane `plane`, for the block-th position given to Fill; null for planes whose
   // rotary embedding is not undone.
+  bool Undoes(size_t plane) const { return of_plane_[plane] != kNone; }
   const float* Cos(size_t plane, size_t block) const;
   const float* Sin(size_t plane, size_t block) const;
 

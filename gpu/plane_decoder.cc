@@ -148,8 +148,9 @@ absl::Status PlaneDecoder::DecodeRun(std::span<const Plane> planes, size_t first
     to.head_stride = plane.head_stride;
     to.row_stride = plane.row_stride;
     to.pages = plane.pages;
-    to.cos = rotary_->Cos(plane.plane, plane.first_position);
-    to.sin = rotary_->Sin(plane.plane, plane.first_position);
+    const auto [cos, sin] = rotary_->At(plane.plane, plane.first_position);
+    to.cos = cos;
+    to.sin = sin;
     to.crc32c = plane.crc32c;
   }
   return DecodePlanes(shapes_[planes[first].plane], stored, targets,

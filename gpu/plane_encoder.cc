@@ -260,11 +260,12 @@ void Encoder::DescribeTiles(std::span<const Plane> planes, const Up& host) {
     if (plan.group == PlanePlan::kKept) continue;
     const size_t room = MaxTileBodyBytes(plan_.groups[plan.group].settings.shape);
     EncodeTile* tile = host.tiles + first_tile_[i];
+    const auto [cos, sin] = rotary_->At(plane.plane, plane.first_position);
     for (uint32_t head = 0; head < plan.shape.heads; ++head, ++tile) {
       tile->values = reinterpret_cast<const uint8_t*>(plane.values) + head * plane.head_stride;
       tile->row_stride = plane.row_stride;
-      tile->cos = rotary_->Cos(plane.plane, plane.first_position);
-      tile->sin = rotary_->Sin(plane.plane, plane.first_position);
+      tile->cos = cos;
+      tile->sin = sin;
       tile->body = body;
       body += room;
     }

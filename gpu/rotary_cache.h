@@ -8,8 +8,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <unordered_map>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "gpu/cuda_handles.h"
 #include "gpu/device_rotary.h"
@@ -49,13 +49,16 @@ class RotaryCache {
     return Fill();
   }
 
-  // Of the layout's plane `plane` at a position that was prepared last; null for planes whose
-  // rotary embedding is not undone.
-  const float* Cos(size_t plane, uint64_t position) const {
-    return needed_ ? rotary_->Cos(plane, block_at_.at(position)) : nullptr;
-  }
-  const float* Sin(size_t plane, uint64_t position) const {
-    return needed_ ? rotary_->Sin(plane, block_at_.at(position)) : nullptr;
+  // Null for planes whose rotary embedding is not undone.
+  struct Tables {
+    const float* cos = nullptr;
+    const float* sin = nullptr;
+  };
+  // Of the layout's plane `plane` at a position that was prepared last.
+  Tables At(size_t plane, uint64_t position) const {
+    if (!needed_ || !rotary_->Undoes(plane)) return {};
+    const size_t block = block_at_.at(position);
+    return {rotary_->Cos(plane, block), rotary_->Sin(plane, block)};
   }
 
  private:
@@ -65,7 +68,7 @@ class RotaryCache {
   size_t max_blocks_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<DeviceRotary> rotary_;
-  std::unordered_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
+  absl::flat_hash_map<uint64_t, size_t> block_at_;  // by first position: which of rotary_'s
   PinnedBuffer positions_host_;
   DeviceBuffer positions_;
   Event copied_;  // positions_host_ may be written again

@@ -70,8 +70,10 @@ void GetCall::Locate(HeldBlock& block) const {
   for (const auto& piece : place.pieces) block.pieces.push_back({piece.data(), piece.size()});
   block.on_device = place.on_device;
   block.pinned = place.pinned;
-  block.lacks_head = place.on_device && block.pin->Head(HeadBytes(block)).empty();
-  if (!block.lacks_head) Open(block);
+  if (!place.on_device) return Open(block);
+  const auto head = block.pin->Head(HeadBytes(block));
+  block.lacks_head = head.empty();
+  if (!block.lacks_head) std::call_once(block.opened, [&] { ParseHead(block, head); });
 }
 
 void GetCall::ListStored() {

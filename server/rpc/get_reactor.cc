@@ -142,6 +142,9 @@ class GetReactor final
         return Write(news);
       }
       if (ready_.empty()) {
+        // A turn's planes, all that are ready: the next turn's may be long in coming, and the lock
+        // is in its hands.
+        if (on_device_ && staged_.blocks_size() > 1) return WriteCollected();
         const size_t most = on_device_ ? kPlanesAtOnceOnDevice : kPlanesAtOnce;
         if (const auto get = this->get()) get->TakeReady(most, &ready_);
       }
@@ -150,7 +153,7 @@ class GetReactor final
         plane_offset_ = 0;
         ready_.pop_front();
       } else if (on_device_ && staged_.blocks_size() > 0) {
-        return WriteCollected();  // a turn's planes: the next turn's may be long in coming
+        return WriteCollected();
       } else {
         more = Ask() && Take(std::move(answer_));
       }
