@@ -276,15 +276,18 @@ TEST_F(ServiceCallTest, EncodedPlanesAreCheckedBeforeTheyCount) {
   bool stored = false;
   ASSERT_TRUE(put->Commit([&](absl::StatusOr<PutResults> results) {
                    stored = results.ok() && results->blocks[0].stored;
+                   EXPECT_EQ(service_.Snapshot().staged_bytes, 0u) << "room for the next Put";
+                   EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
                  })
                   .ok());
   EXPECT_FALSE(stored);
+  EXPECT_GT(service_.Snapshot().staged_bytes, 0u);
   executor_.RunAll();
   EXPECT_TRUE(stored);
   EXPECT_EQ(put->received_bytes(), encoded_bytes);
   put.reset();
   EXPECT_EQ(service_.Snapshot().inflight_bytes, 0u);
-  EXPECT_EQ(service_.Snapshot().staged_bytes, 0u);
+  EXPECT_EQ(service_.Snapshot().staged_bytes, 0u) << "given back once";
   EXPECT_EQ(stats_.totals().client_coded_bytes.at(CodecDirection::kEncode), layout_.raw_bytes());
   EXPECT_EQ(stats_.totals().codec_bytes.size(), 0u) << "the daemon coded nothing";
   EXPECT_EQ(stats_.totals().encoded_records, 1u);

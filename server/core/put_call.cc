@@ -64,7 +64,9 @@ absl::StatusOr<std::shared_ptr<PutCall>> PutCall::Create(CallContext& context,
   return call;
 }
 
-PutCall::~PutCall() { context_.staged.Give(staged_bytes_); }
+PutCall::~PutCall() { GiveStaged(); }
+
+void PutCall::GiveStaged() { context_.staged.Give(std::exchange(staged_bytes_, 0)); }
 
 absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
   intents_ = std::move(intents);

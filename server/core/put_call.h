@@ -184,6 +184,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void Store();
   void StoreSome(const std::shared_ptr<Committing>& commit);
   void FinishStore(Committing& commit);
+  void GiveStaged();
   PutResult StoreBlock(WantedBlock& block, kvstow::Store::Reservation reservation);
   // `Record` is PlacedRecord or VerbatimRecordWriter.
   template <typename Record>
@@ -218,7 +219,7 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   std::shared_ptr<PlaneWork> filling_;
   uint64_t planes_received_ = 0;
   std::atomic<uint64_t> received_bytes_{0};
-  uint64_t staged_bytes_ = 0;
+  uint64_t staged_bytes_ = 0;          // given back before the results are told
   std::atomic<bool> unwanted_{false};  // what is still to be encoded or checked
 
   // Held, shared, while a record is written in place: its room is not given back meanwhile. Before

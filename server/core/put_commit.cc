@@ -38,6 +38,7 @@ void PutCall::Store() {
   if (!failure.ok()) {
     wanted_.clear();
     commit->reservations.clear();
+    GiveStaged();
     commit->done(failure);
     return;
   }
@@ -85,6 +86,8 @@ void PutCall::FinishStore(Committing& commit) {
     results.lease = context_.store.Lease(space_->id(), stored, session_->id(), ttl_);
   }
   wanted_.clear();
+  // Whoever hears of the results may put more at once, long before this call is destroyed.
+  GiveStaged();
   commit.done(std::move(results));
 }
 
