@@ -17,8 +17,19 @@ constexpr size_t kDecodedTurnBytes = size_t{64} << 20;
 constexpr size_t kPlanesAtOnce = 128;
 // Located by one lane before it asks for more.
 constexpr size_t kBlocksAtOnce = 16;
+// Located by the thread that begins the call, before the lanes are awake.
+constexpr size_t kPortionsAtBegin = 4;
+constexpr size_t kCacheLine = 64;
 
 }  // namespace
+
+void GetCall::Start() {
+  Prepare();
+  if (!staging_.on_device()) return;
+  const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
+  for (size_t i = 0; i < kPortionsAtBegin && LocateSome(); ++i) {
+  }
+}
 
 void GetCall::PrepareTurns() {
   size_t wanted = 0;
@@ -55,14 +66,21 @@ void GetCall::RunTurn() {
 // Reading the heads of a long prompt takes longer than a turn, so the lanes that run share it.
 void GetCall::LocateAll() {
   const CallPhases::Scope copy(&phases_, CallPhase::kCopy);
-  for (size_t i; (i = next_to_locate_.fetch_add(kBlocksAtOnce)) < held_.size();) {
-    const size_t end = std::min(i + kBlocksAtOnce, held_.size());
-    for (size_t b = i; b < end; ++b) Locate(*held_[b]);
-    located_.fetch_add(end - i);
-    located_.notify_all();
+  while (LocateSome()) {
   }
   for (size_t done; (done = located_.load()) < held_.size();) located_.wait(done);
   std::call_once(all_stored_, &GetCall::ListStored, this);
+}
+
+bool GetCall::LocateSome() {
+  const size_t begin = next_to_locate_.fetch_add(kBlocksAtOnce);
+  if (begin >= held_.size()) return false;
+  const size_t end = std::min(begin + kBlocksAtOnce, held_.size());
+  for (size_t b = begin; b < end; ++b) Locate(*held_[b]);
+  for (size_t b = begin; b < end; ++b) ReadHead(*held_[b]);
+  located_.fetch_add(end - begin);
+  located_.notify_all();
+  return true;
 }
 
 void GetCall::Locate(HeldBlock& block) const {
@@ -70,10 +88,18 @@ void GetCall::Locate(HeldBlock& block) const {
   for (const auto& piece : place.pieces) block.pieces.push_back({piece.data(), piece.size()});
   block.on_device = place.on_device;
   block.pinned = place.pinned;
-  if (!place.on_device) return Open(block);
-  const auto head = block.pin->Head(HeadBytes(block));
-  block.lacks_head = head.empty();
-  if (!block.lacks_head) std::call_once(block.opened, [&] { ParseHead(block, head); });
+  if (!place.on_device) return;
+  block.kept_head = block.pin->Head(HeadBytes(block));
+  // Nobody has looked at it for long: from here on it comes while others are located.
+  for (size_t at = 0; at < block.kept_head.size(); at += kCacheLine) {
+    __builtin_prefetch(block.kept_head.data() + at);
+  }
+}
+
+void GetCall::ReadHead(HeldBlock& block) const {
+  if (!block.on_device) return Open(block);
+  if (block.kept_head.empty()) return;  // FetchHeads does
+  std::call_once(block.opened, [&] { ParseHead(block, block.kept_head); });
 }
 
 void GetCall::ListStored() {
@@ -90,7 +116,7 @@ void GetCall::FetchHeads() {
   std::vector<DeviceReads::Fetched> pieces;
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!block.lacks_head) continue;
+    if (!LacksHead(block)) continue;
     block.head.resize(HeadBytes(block));
     std::span<std::byte> left = block.head;
     for (const RecordPiece& piece : block.pieces) {
@@ -103,7 +129,7 @@ void GetCall::FetchHeads() {
   const absl::Status fetched = context_.device_reads->Fetch(pieces);
   for (const auto& held : held_) {
     HeldBlock& block = *held;
-    if (!block.lacks_head) continue;
+    if (!LacksHead(block)) continue;
     std::call_once(block.opened, [&] {
       if (fetched.ok()) {
         ParseHead(block, block.head);

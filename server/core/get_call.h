@@ -78,7 +78,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   CallPhases& phases() { return phases_; }
 
   // Begins to prepare planes before anybody asks for one; Next does it, too.
-  void Start() { Prepare(); }
+  void Start();
   // Gives the next plane. FAILED_PRECONDITION once the session ended. Nothing after Cancel.
   using OnPlane = absl::AnyInvocable<void(absl::StatusOr<PlaneDelivery>)>;
   void Next(OnPlane on_plane);
@@ -111,8 +111,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
     std::vector<RecordPiece> pieces;
     bool on_device = false;
     bool pinned = false;
-    bool lacks_head = false;  // the host cannot read it, and nobody kept it
-    uint32_t stored = 0;      // which of stored_, if `record` is OK
+    std::span<const std::byte> kept_head;  // by the tier, where the host cannot read the record
+    uint32_t stored = 0;                   // which of stored_, if `record` is OK
     // Of the next plane, which lies behind the last one's in one piece. Guarded by mu_.
     std::optional<SlotRing::Piece> kept_place;
   };
@@ -226,7 +226,14 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   void RunTurn();
   // Finds every record's pieces and reads its head, once; back when all are known.
   void LocateAll();
+  // The next few of them; false when none is left.
+  bool LocateSome();
   void Locate(HeldBlock& block) const;
+  void ReadHead(HeldBlock& block) const;
+  // The host cannot read it, and nobody kept it.
+  static bool LacksHead(const HeldBlock& block) {
+    return block.on_device && block.kept_head.empty();
+  }
   void ListStored();
   void FetchHeads();
   // The next planes there is room for, placed in the window; empty when a runner is not needed.
