@@ -60,7 +60,7 @@ class ConsumedTeller {
 };
 
 // Launched and not landed, at most: the device has its next batch while the thread reads another
-// message. Also what a decoder has room for (gpu/plane_decoder.h).
+// message. Fewer than a decoder has room for (gpu/plane_decoder.cc), which would wait for it.
 constexpr size_t kMostFlying = 2;
 
 // Reads a Get's messages, has planes that lie in device memory copied on (`landing`; else null),
@@ -102,11 +102,10 @@ class Reading {
   absl::Status Take(grpc::ByteBuffer* message) {
     absl::Status taken = TakeGetResponse(message, staging_, &assembly_, &read_);
     if (!taken.ok() || NothingToCome()) return taken;
-    if (!assembly_.damage().ok()) teller_.HoldNothingBack();
     // The transport may have buffered more than the caller still has time for.
     if (deadline_.expired()) return absl::DeadlineExceededError("Get ran out of time");
     if (landing_ == nullptr) {
-      teller_.Tell(read_);
+      Tell(read_);
       return absl::OkStatus();
     }
     if (absl::Status s = AwaitAllBut(kMostFlying - 1); !s.ok()) return s;
@@ -124,8 +123,12 @@ class Reading {
       assembly_.OnLandedDamage(damage.block, *damage.plane);
     }
     assembly_.Landed(landing_->place());
+    Tell(landing_->read());
+  }
+
+  void Tell(const StagedCount& read) {
     if (!assembly_.damage().ok()) teller_.HoldNothingBack();
-    teller_.Tell(landing_->read());
+    teller_.Tell(read);
   }
 
   BulkStream& stream_;

@@ -39,26 +39,25 @@ absl::Status CudaPlaneReader::Read(std::span<const StoredRecord> records, Form f
   return form == Form::kDecoded ? Decode(records, planes) : Copy(records, planes);
 }
 
-void CudaPlaneReader::Sort(std::span<Plane> planes) {
+void CudaPlaneReader::List(std::span<Plane> planes) {
   order_.clear();
   for (Plane& plane : planes) {
     const uint64_t layer = layout_.planes()[plane.plane].layer;
     order_.push_back({layer << 32 | plane.record, &plane});
   }
+}
+
+void CudaPlaneReader::Sort() {
   std::sort(order_.begin(), order_.end(), [](const Placed& a, const Placed& b) {
     return std::tuple(a.layer_and_record, a.plane->plane) <
            std::tuple(b.layer_and_record, b.plane->plane);
   });
 }
 
-void CudaPlaneReader::KeepOrder(std::span<Plane> planes) {
-  order_.clear();
-  for (Plane& plane : planes) order_.push_back({0, &plane});
-}
-
 absl::Status CudaPlaneReader::Decode(std::span<const StoredRecord> records,
                                      std::span<Plane> planes) {
-  Sort(planes);
+  List(planes);
+  Sort();
   chosen_.clear();
   for (const auto& [_, plane] : order_) {
     chosen_.push_back(
@@ -84,13 +83,11 @@ absl::Status CudaPlaneReader::Copy(std::span<const StoredRecord> records, std::s
   KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
   copies_.Clear();
   cursors_.assign(records.size(), PieceCursor());
+  List(planes);
+  // On the device a kernel copies them, in any order.
   const bool all_on_device =
       std::all_of(records.begin(), records.end(), std::mem_fn(&StoredRecord::on_device));
-  if (all_on_device) {
-    KeepOrder(planes);
-  } else {
-    Sort(planes);
-  }
+  if (!all_on_device) Sort();
   for (const auto& [_, plane] : order_) {
     const StoredRecord& record = records[plane->record];
     const DirectoryEntry& entry = record.index->planes()[plane->plane];

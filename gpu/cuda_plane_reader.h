@@ -30,11 +30,11 @@ class CudaPlaneReader final : public PlaneReader {
         stream_(std::move(stream)) {}
   absl::Status Decode(std::span<const StoredRecord> records, std::span<Plane> planes);
   absl::Status Copy(std::span<const StoredRecord> records, std::span<Plane> planes);
+  // Into order_, as they come.
+  void List(std::span<Plane> planes);
   // Layer by layer, and within a layer record by record: its K and V lie side by side there, and so
   // are one copy. The copy engine takes as long for 40 KB as for 80.
-  void Sort(std::span<Plane> planes);
-  // As they come: on the device a kernel copies them, in any order.
-  void KeepOrder(std::span<Plane> planes);
+  void Sort();
 
   const int device_;
   const PlaneLayout& layout_;

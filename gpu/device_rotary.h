@@ -24,9 +24,9 @@ class DeviceRotary {
   // Makes the tables of the blocks at these positions (device memory), at most max_blocks.
   absl::Status Fill(const uint64_t* first_positions, size_t blocks, cudaStream_t stream);
 
-  // Of the layout's plane `plane`, for the block-th position given to Fill; null for planes whose
-  // rotary embedding is not undone.
+  // Whether the rotary embedding of the layout's plane `plane` is undone.
   bool Undoes(size_t plane) const { return of_plane_[plane] != kNone; }
+  // Of that plane, for the block-th position given to Fill; null where it is not undone.
   const float* Cos(size_t plane, size_t block) const;
   const float* Sin(size_t plane, size_t block) const;
 

@@ -142,8 +142,8 @@ class GetReactor final
         return Write(news);
       }
       if (ready_.empty()) {
-        // A turn's planes, all that are ready: the next turn's may be long in coming, and the lock
-        // is in its hands.
+        // A turn's planes, all that are ready (the first alone came from Next): those of the next
+        // turn may be long in coming, and the lock is in its hands.
         if (on_device_ && staged_.blocks_size() > 1) return WriteCollected();
         const size_t most = on_device_ ? kPlanesAtOnceOnDevice : kPlanesAtOnce;
         if (const auto get = this->get()) get->TakeReady(most, &ready_);
