@@ -30,6 +30,9 @@ void BeforeWait(Mutex* mu) {
   BeforeLock(mu);
 }
 
+// Where a Notification keeps whether it was notified.
+void* FlagOf(void* notification) { return static_cast<Mutex*>(notification) + 1; }
+
 }  // namespace
 
 #define SYMBOL(kind, name) kind##name
@@ -126,21 +129,23 @@ DECLARE(bool, _ZN4absl7debian37CondVar16WaitWithDeadlineEPNS0_5MutexENS0_4TimeE,
   AfterLock(mu);
   return timed_out;
 }
-// Notifications and counters hand on what happened before them.
+// Notifications and counters hand on what happened before them. HasBeenNotified is inline and reads
+// its flag, which follows the lock, in sight of the sanitizer: what it is to acquire there must be
+// released there, so the waits go by the same address.
 DECLARE(void, _ZN4absl7debian312Notification6NotifyEv, void* n) {
-  __tsan_release(n);
+  __tsan_release(FlagOf(n));
   __real__ZN4absl7debian312Notification6NotifyEv(n);
 }
 DECLARE(void, _ZNK4absl7debian312Notification19WaitForNotificationEv, void* n) {
   __real__ZNK4absl7debian312Notification19WaitForNotificationEv(n);
-  __tsan_acquire(n);
+  __tsan_acquire(FlagOf(n));
 }
 DECLARE(bool, _ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE,
         void* n, Duration timeout) {
   const bool notified =
       __real__ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE(
           n, timeout);
-  if (notified) __tsan_acquire(n);
+  if (notified) __tsan_acquire(FlagOf(n));
   return notified;
 }
 DECLARE(bool, _ZN4absl7debian315BlockingCounter14DecrementCountEv, void* counter) {
