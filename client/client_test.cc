@@ -571,6 +571,20 @@ TEST_F(ClientTest, DamageIsAShorterPrefixAndNotAFailure) {
   EXPECT_EQ(client_->health().failures, 0u);
 }
 
+TEST_F(ClientTest, AsksForLayersByThemselvesWhenItHearsOfThem) {
+  std::vector<bool> by_layer;
+  daemon_.hooks().get = [&](const v1::GetRequest::Open& open, auto*, auto*) {
+    by_layer.push_back(open.by_layer());
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "seen enough");
+  };
+  GetBlocksRequest request = GetRequest();
+  request.on_layer = nullptr;
+  (void)space_->GetBlocks(request);
+  request.on_layer = [](uint32_t, size_t) {};
+  (void)space_->GetBlocks(request);
+  EXPECT_EQ(by_layer, (std::vector<bool>{false, true}));
+}
+
 TEST(OtherServerTest, AServerThatIsNotKvstowMisses) {
   grpc::ServerBuilder builder;
   int port = 0;

@@ -331,8 +331,8 @@ TEST_F(GetAssemblyTest, MoreThanWasAskedFor) {
 v1::GetResponse Staged(uint32_t layer) {
   v1::GetResponse response;
   v1::StagedPlanes& planes = *response.mutable_staged();
-  planes.set_layer(layer);
   for (int kind : {0, 1}) {
+    planes.add_layers(layer);
     planes.add_kinds(static_cast<v1::PlaneKind>(kind));
     planes.add_blocks(0);
     planes.add_staged_at(static_cast<uint32_t>(kind * kPlane));
@@ -354,6 +354,7 @@ TEST_F(GetAssemblyTest, StagedPlanesAreReadOutOfTheSlot) {
 TEST_F(GetAssemblyTest, StagedPlanesWhoseListsDiffer) {
   using Spoil = std::function<void(v1::StagedPlanes*)>;
   const Spoil spoils[] = {
+      [](auto* p) { p->mutable_layers()->RemoveLast(); },
       [](auto* p) { p->mutable_kinds()->RemoveLast(); },
       [](auto* p) { p->add_blocks(0); },
       [](auto* p) { p->mutable_staged_at()->RemoveLast(); },

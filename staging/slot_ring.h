@@ -57,27 +57,32 @@ class SlotRing {
 
 // How much room of a slot the side that writes collects before it tells: little at first, so that
 // the other side begins soon, then more, since a message costs both sides as much as the copying of
-// some planes.
+// some planes, and less again at the end, where the other side would only begin when this one is
+// done.
 class TellingPace {
  public:
   // Who waits for room tells all it has before, so that the halves of the slot are written and read
   // in turns.
   static TellingPace OnHost(size_t slot_bytes) {
-    return TellingPace(slot_bytes / 16, slot_bytes / 2);
+    return TellingPace(slot_bytes / 64, slot_bytes / 2, slot_bytes / 16);
   }
   // What is under way on a device is held back, too (client/get_call.cc).
   static TellingPace OnDevice(size_t slot_bytes) {
-    return TellingPace(slot_bytes / 8, slot_bytes / 8);
+    return TellingPace(slot_bytes / 8, slot_bytes / 8, slot_bytes / 8);
   }
 
-  bool worth_telling(size_t room) const { return room >= next_; }
+  // `near_end`: no more is to come than was collected.
+  bool worth_telling(size_t room, bool near_end = false) const {
+    return room >= (near_end ? std::min(last_, next_) : next_);
+  }
   void Told() { next_ = std::min(2 * next_, most_); }
 
  private:
-  TellingPace(size_t first, size_t most) : next_(first), most_(most) {}
+  TellingPace(size_t first, size_t most, size_t last) : next_(first), most_(most), last_(last) {}
 
   size_t next_;
   size_t most_;
+  size_t last_;
 };
 
 }  // namespace kvstow

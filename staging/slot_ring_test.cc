@@ -65,10 +65,20 @@ TEST(SlotRingTest, WhatIsHeldBackStopsNobody) {
 }
 
 TEST(TellingPaceTest, BeginsSoonAndHoldsBackHalfAtMost) {
-  TellingPace pace = TellingPace::OnHost(1600);
-  for (const size_t room : {100, 200, 400, 800, 800}) {
+  TellingPace pace = TellingPace::OnHost(6400);
+  for (const size_t room : {100, 200, 400, 800, 1600, 3200, 3200}) {
     EXPECT_FALSE(pace.worth_telling(room - 1));
     EXPECT_TRUE(pace.worth_telling(room));
+    pace.Told();
+  }
+}
+
+// However small the slot, a message is never larger near the end than before it.
+TEST(TellingPaceTest, TellsLessNearTheEnd) {
+  TellingPace pace = TellingPace::OnHost(6400);
+  for (const size_t room : {100, 200, 400, 400, 400}) {
+    EXPECT_FALSE(pace.worth_telling(room - 1, true));
+    EXPECT_TRUE(pace.worth_telling(room, true));
     pace.Told();
   }
 }

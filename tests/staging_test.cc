@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <cstring>
+#include <set>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -19,6 +21,8 @@
 namespace kvstow::testing {
 namespace {
 
+using ::testing::Contains;
+using ::testing::Each;
 using ::testing::HasSubstr;
 using Answer = v1::PutResponse::Answer;
 using grpc::StatusCode;
@@ -148,6 +152,37 @@ TEST_F(StagingTest, PutAndGetThroughASlot) {
   }
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_EQ(planes, block_.size());
+}
+
+// How many layers each message of staged planes has.
+std::vector<size_t> LayersOfMessages(
+    grpc::ClientReaderWriter<v1::GetRequest, v1::GetResponse>* stream, const v1::GetRequest& open) {
+  std::vector<size_t> told;
+  stream->Write(open);
+  for (v1::GetResponse response; stream->Read(&response);) {
+    if (!response.has_staged()) continue;
+    const auto& layers = response.staged().layers();
+    told.push_back(std::set<uint32_t>(layers.begin(), layers.end()).size());
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  return told;
+}
+
+// A message costs as much as the copying of some planes, so a layer has one of its own only where
+// somebody waits for it.
+TEST_F(StagingTest, LayersShareAMessageUnlessTheyAreWaitedFor) {
+  GrantedRegion region = Region();
+  const auto keys = SmallKeys(2, 9);
+  ASSERT_TRUE(worker_->Put(keys, {block_, block_}).status.ok());
+  v1::GetRequest open = worker_->Open(keys);
+  *open.mutable_open()->mutable_slot() = Slot(region.region, 0, 2 << 20);
+  {
+    auto context = worker_->Context();
+    EXPECT_THAT(LayersOfMessages(worker_->stub().Get(context.get()).get(), open), Contains(2));
+  }
+  open.mutable_open()->set_by_layer(true);
+  auto context = worker_->Context();
+  EXPECT_THAT(LayersOfMessages(worker_->stub().Get(context.get()).get(), open), Each(1));
 }
 
 TEST_F(StagingTest, SlotsOutsideTheRegionAreRefused) {

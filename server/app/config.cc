@@ -51,8 +51,8 @@ eviction {
   low_watermark: 0.9
 }
 staging {
-  total: "512MiB"
-  per_session: "32MiB"
+  total: "2GiB"
+  per_session: "128MiB"
   device_total: "1GiB"
   device_per_session: "256MiB"
 }

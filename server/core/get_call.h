@@ -69,6 +69,8 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
                                                          PlaneForm form, StagingSlot slot);
 
   const std::vector<GetAnswer>& answers() const { return answers_; }
+  // How many there are of the blocks that were found.
+  size_t planes() const { return planes_.size() * held_.size(); }
   bool staged_on_device() const { return staging_.on_device(); }
   // The data path, as metrics name it.
   const char* path() const {

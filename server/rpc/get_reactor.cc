@@ -106,6 +106,8 @@ class GetReactor final
         auto get, rpc_.service->Get(tenant(), session, request.space(), keys, layers, form, slot));
     NoteAdmission(begin);
     UsePath(get->path());
+    planes_left_ = get->planes();
+    by_layer_ = request.by_layer() || get->staged_on_device();
     if (slot) {
       uses_slot_ = true;
       on_device_ = get->staged_on_device();
@@ -132,7 +134,7 @@ class GetReactor final
         AddPlane();
       }
       if (chunk_bytes_ == kMaxChunkBytes || chunk_.size() == size_t{kMaxSegments} ||
-          (staged_room_ > 0 && pace_->worth_telling(staged_room_)) ||
+          (staged_room_ > 0 && pace_->worth_telling(staged_room_, NearEnd())) ||
           staged_.blocks_size() == kMaxSegments) {
         return WriteCollected();
       }
@@ -160,12 +162,15 @@ class GetReactor final
     }
   }
 
+  // The client should not be left with much to read when the last plane is ready.
+  bool NearEnd() const { return size_t(staged_.blocks_size()) >= planes_left_; }
+
   // Whether what was collected must be written before this plane: staged planes and chunks keep
-  // their order, and a layer does not wait for the next one.
+  // their order, and a layer that is waited for does not wait for the next one.
   bool MustGoFirst(const PlaneDelivery& plane) const {
     const bool staged = staged_.blocks_size() > 0;
     if (chunk_.empty() && !staged) return false;
-    return staged != plane.staged_at.has_value() || layer_ != plane.layer;
+    return staged != plane.staged_at.has_value() || (by_layer_ && layer_ != plane.layer);
   }
 
   // True when the answer came at once.
@@ -224,7 +229,8 @@ class GetReactor final
   void AddPlane() {
     layer_ = plane_->layer;
     if (plane_->staged_at) {
-      staged_.set_layer(plane_->layer);
+      if (planes_left_ > 0) --planes_left_;
+      staged_.add_layers(plane_->layer);
       staged_.add_kinds(ToProto(plane_->plane_kind));
       staged_.add_blocks(plane_->block);
       staged_.add_staged_at(*plane_->staged_at);
@@ -324,6 +330,8 @@ class GetReactor final
   // Of the chain.
   bool uses_slot_ = false;
   bool on_device_ = false;           // the slot is
+  bool by_layer_ = false;            // each is told by itself
+  size_t planes_left_ = 0;           // not collected yet; skipped ones count to the end
   std::optional<TellingPace> pace_;  // with a slot
   uint32_t layer_ = 0;               // of what was collected
   grpc::ByteBuffer outgoing_;
