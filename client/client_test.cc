@@ -572,9 +572,9 @@ TEST_F(ClientTest, DamageIsAShorterPrefixAndNotAFailure) {
 }
 
 TEST_F(ClientTest, AsksForLayersByThemselvesWhenItHearsOfThem) {
-  std::vector<bool> by_layer;
+  std::vector<bool> together;
   daemon_.hooks().get = [&](const v1::GetRequest::Open& open, auto*, auto*) {
-    by_layer.push_back(open.by_layer());
+    together.push_back(open.layers_together());
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "seen enough");
   };
   GetBlocksRequest request = GetRequest();
@@ -582,7 +582,7 @@ TEST_F(ClientTest, AsksForLayersByThemselvesWhenItHearsOfThem) {
   (void)space_->GetBlocks(request);
   request.on_layer = [](uint32_t, size_t) {};
   (void)space_->GetBlocks(request);
-  EXPECT_EQ(by_layer, (std::vector<bool>{false, true}));
+  EXPECT_EQ(together, (std::vector<bool>{true, false}));
 }
 
 TEST(OtherServerTest, AServerThatIsNotKvstowMisses) {

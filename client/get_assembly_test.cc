@@ -331,8 +331,8 @@ TEST_F(GetAssemblyTest, MoreThanWasAskedFor) {
 v1::GetResponse Staged(uint32_t layer) {
   v1::GetResponse response;
   v1::StagedPlanes& planes = *response.mutable_staged();
+  planes.set_layer(layer);
   for (int kind : {0, 1}) {
-    planes.add_layers(layer);
     planes.add_kinds(static_cast<v1::PlaneKind>(kind));
     planes.add_blocks(0);
     planes.add_staged_at(static_cast<uint32_t>(kind * kPlane));
@@ -351,10 +351,28 @@ TEST_F(GetAssemblyTest, StagedPlanesAreReadOutOfTheSlot) {
   ExpectWritten(1, 1, 0);
 }
 
+TEST_F(GetAssemblyTest, StagedPlanesOfTwoLayers) {
+  v1::GetResponse both = Staged(0);
+  v1::StagedPlanes& planes = *both.mutable_staged();
+  planes.MergeFrom(Staged(1).staged());
+  planes.clear_layer();
+  for (size_t i = 0; i < 4; ++i) {
+    planes.add_layers(static_cast<uint32_t>(i / 2));
+    planes.set_staged_at(static_cast<int>(i), static_cast<uint32_t>(i * kPlane));
+    slot_ += std::string(kPlane, Fill(static_cast<uint32_t>(i / 2), static_cast<int>(i % 2), 0));
+  }
+  SendAll({Answers({true, false, false}), both});
+  EXPECT_TRUE(assembly_->OnEnd().ok());
+  EXPECT_EQ(assembly_->usable(), 1u);
+  for (const int layer : {0, 1}) {
+    for (const int kind : {0, 1}) ExpectWritten(layer, kind, 0);
+  }
+}
+
 TEST_F(GetAssemblyTest, StagedPlanesWhoseListsDiffer) {
   using Spoil = std::function<void(v1::StagedPlanes*)>;
   const Spoil spoils[] = {
-      [](auto* p) { p->mutable_layers()->RemoveLast(); },
+      [](auto* p) { p->add_layers(0); },
       [](auto* p) { p->mutable_kinds()->RemoveLast(); },
       [](auto* p) { p->add_blocks(0); },
       [](auto* p) { p->mutable_staged_at()->RemoveLast(); },

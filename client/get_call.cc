@@ -27,7 +27,7 @@ v1::GetRequest Open(const SpaceHandle& handle, const GetBlocksRequest& request, 
   open.set_keys(ToBytes(std::span(request.keys).first(blocks)));
   for (uint32_t layer : request.layers) open.add_layers(layer);
   open.set_form(form);
-  open.set_by_layer(request.on_layer != nullptr);
+  open.set_layers_together(request.on_layer == nullptr);
   if (slot) *open.mutable_slot() = slot->Claim();
   return message;
 }

@@ -98,9 +98,10 @@ absl::Status TakeChunk(CodedInputStream* in, GetAssembly* assembly) {
 
 bool ListsMatch(const v1::StagedPlanes& planes) {
   const int count = planes.blocks_size();
-  return planes.layers_size() == count && planes.kinds_size() == count &&
-         planes.staged_at_size() == count && planes.plane_bytes_size() == count &&
-         (planes.crc32c_size() == 0 || planes.crc32c_size() == count);
+  const auto missing_or_whole = [count](int size) { return size == 0 || size == count; };
+  return planes.kinds_size() == count && planes.staged_at_size() == count &&
+         planes.plane_bytes_size() == count && missing_or_whole(planes.layers_size()) &&
+         missing_or_whole(planes.crc32c_size());
 }
 
 absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
@@ -108,9 +109,10 @@ absl::Status TakeStaged(CodedInputStream* in, std::span<const std::byte> slot,
   v1::StagedPlanes planes;
   if (!ReadMessage(in, &planes) || !ListsMatch(planes)) return Garbage("staged planes");
   v1::Segment segment;
+  segment.set_layer(planes.layer());
   for (int i = 0; i < planes.blocks_size(); ++i) {
     const size_t at = planes.staged_at(i), bytes = planes.plane_bytes(i);
-    segment.set_layer(planes.layers(i));
+    if (planes.layers_size() > 0) segment.set_layer(planes.layers(i));
     segment.set_kind(planes.kinds(i));
     segment.set_block(planes.blocks(i));
     segment.set_length(planes.plane_bytes(i));

@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cstring>
-#include <set>
 #include <thread>
 #include <vector>
 
@@ -21,8 +20,6 @@
 namespace kvstow::testing {
 namespace {
 
-using ::testing::Contains;
-using ::testing::Each;
 using ::testing::HasSubstr;
 using Answer = v1::PutResponse::Answer;
 using grpc::StatusCode;
@@ -154,35 +151,42 @@ TEST_F(StagingTest, PutAndGetThroughASlot) {
   EXPECT_EQ(planes, block_.size());
 }
 
-// How many layers each message of staged planes has.
-std::vector<size_t> LayersOfMessages(
-    grpc::ClientReaderWriter<v1::GetRequest, v1::GetResponse>* stream, const v1::GetRequest& open) {
-  std::vector<size_t> told;
-  stream->Write(open);
-  for (v1::GetResponse response; stream->Read(&response);) {
-    if (!response.has_staged()) continue;
-    const auto& layers = response.staged().layers();
-    told.push_back(std::set<uint32_t>(layers.begin(), layers.end()).size());
-  }
-  EXPECT_TRUE(stream->Finish().ok());
-  return told;
-}
-
 // A message costs as much as the copying of some planes, so a layer has one of its own only where
-// somebody waits for it.
-TEST_F(StagingTest, LayersShareAMessageUnlessTheyAreWaitedFor) {
+// somebody waits for it, or does not know that it could be otherwise.
+TEST_F(StagingTest, LayersShareAMessageWhereTheyMay) {
   GrantedRegion region = Region();
   const auto keys = SmallKeys(2, 9);
   ASSERT_TRUE(worker_->Put(keys, {block_, block_}).status.ok());
-  v1::GetRequest open = worker_->Open(keys);
-  *open.mutable_open()->mutable_slot() = Slot(region.region, 0, 2 << 20);
-  {
+  const auto get = [&](bool together) {
+    v1::GetRequest open = worker_->Open(keys);
+    *open.mutable_open()->mutable_slot() = Slot(region.region, 0, 2 << 20);
+    open.mutable_open()->set_layers_together(together);
     auto context = worker_->Context();
-    EXPECT_THAT(LayersOfMessages(worker_->stub().Get(context.get()).get(), open), Contains(2));
+    auto stream = worker_->stub().Get(context.get());
+    stream->Write(open);
+    std::vector<v1::StagedPlanes> told;
+    for (v1::GetResponse response; stream->Read(&response);) {
+      if (response.has_staged()) told.push_back(response.staged());
+    }
+    EXPECT_TRUE(stream->Finish().ok());
+    return told;
+  };
+  std::vector<uint32_t> layers;
+  size_t mixed = 0;
+  for (const v1::StagedPlanes& planes : get(true)) {
+    ASSERT_EQ(planes.layers_size(), planes.blocks_size());
+    layers.insert(layers.end(), planes.layers().begin(), planes.layers().end());
+    mixed += planes.layers(0) != *planes.layers().rbegin() ? 1 : 0;
   }
-  open.mutable_open()->set_by_layer(true);
-  auto context = worker_->Context();
-  EXPECT_THAT(LayersOfMessages(worker_->stub().Get(context.get()).get(), open), Each(1));
+  EXPECT_EQ(layers, (std::vector<uint32_t>{0, 0, 0, 0, 1, 1, 1, 1}));
+  EXPECT_GT(mixed, 0u);
+
+  layers.clear();
+  for (const v1::StagedPlanes& planes : get(false)) {
+    EXPECT_EQ(planes.layers_size(), 0);
+    layers.insert(layers.end(), planes.blocks_size(), planes.layer());
+  }
+  EXPECT_EQ(layers, (std::vector<uint32_t>{0, 0, 0, 0, 1, 1, 1, 1}));
 }
 
 TEST_F(StagingTest, SlotsOutsideTheRegionAreRefused) {

@@ -51,7 +51,7 @@ eviction {
   low_watermark: 0.9
 }
 staging {
-  total: "2GiB"
+  total: "1GiB"
   per_session: "128MiB"
   device_total: "1GiB"
   device_per_session: "256MiB"

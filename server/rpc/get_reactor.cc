@@ -107,7 +107,7 @@ class GetReactor final
     NoteAdmission(begin);
     UsePath(get->path());
     planes_left_ = get->planes();
-    by_layer_ = request.by_layer() || get->staged_on_device();
+    layers_together_ = request.layers_together() && !get->staged_on_device();
     if (slot) {
       uses_slot_ = true;
       on_device_ = get->staged_on_device();
@@ -170,7 +170,7 @@ class GetReactor final
   bool MustGoFirst(const PlaneDelivery& plane) const {
     const bool staged = staged_.blocks_size() > 0;
     if (chunk_.empty() && !staged) return false;
-    return staged != plane.staged_at.has_value() || (by_layer_ && layer_ != plane.layer);
+    return staged != plane.staged_at.has_value() || (!layers_together_ && layer_ != plane.layer);
   }
 
   // True when the answer came at once.
@@ -230,7 +230,11 @@ class GetReactor final
     layer_ = plane_->layer;
     if (plane_->staged_at) {
       if (planes_left_ > 0) --planes_left_;
-      staged_.add_layers(plane_->layer);
+      if (layers_together_) {
+        staged_.add_layers(plane_->layer);
+      } else {
+        staged_.set_layer(plane_->layer);
+      }
       staged_.add_kinds(ToProto(plane_->plane_kind));
       staged_.add_blocks(plane_->block);
       staged_.add_staged_at(*plane_->staged_at);
@@ -330,7 +334,7 @@ class GetReactor final
   // Of the chain.
   bool uses_slot_ = false;
   bool on_device_ = false;           // the slot is
-  bool by_layer_ = false;            // each is told by itself
+  bool layers_together_ = false;     // none is told by itself
   size_t planes_left_ = 0;           // not collected yet; skipped ones count to the end
   std::optional<TellingPace> pace_;  // with a slot
   uint32_t layer_ = 0;               // of what was collected
