@@ -325,7 +325,7 @@ void Run(const std::string& kvstowd, const Setting& setting, uint32_t region_mib
       kvstowd,          "--config=" + config, "--unix_socket=" + socket,
       "--metrics=none", "--device=cuda",      "--log_level=warn"};
   argv.insert(argv.end(), setting.flags.begin(), setting.flags.end());
-  Process daemon(argv, dir.path() + "/log");
+  Process daemon(EndingWithThisThread(argv), dir.path() + "/log");
   auto host_client = Connect(socket, nullptr);
   auto host_space = OrDie(host_client->OpenSpace(Llama()));
   const auto keys = host_space->Keys(std::vector<uint32_t>(kBlocks * 128, 1));

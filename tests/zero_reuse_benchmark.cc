@@ -178,8 +178,8 @@ int Run(double seconds, int pairs) {
   TempDir dir;
   const std::string socket = dir.path() + "/d.sock";
   PinTo(0, 1);
-  Process daemon({KVSTOWD, "--unix_socket=" + socket, "--metrics=none", "--threads=1",
-                  "--host_tier=1GiB", "--device=cpu"},
+  Process daemon(EndingWithThisThread({KVSTOWD, "--unix_socket=" + socket, "--metrics=none",
+                                       "--threads=1", "--host_tier=1GiB", "--device=cpu"}),
                  dir.path() + "/log");
   PinTo(0, 0);
   Worker worker("unix:" + socket);

@@ -58,6 +58,12 @@ int Process::Wait() {
   return *status_;
 }
 
+std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& argv) {
+  std::vector<std::string> command = {"setpriv", "--pdeathsig", "KILL", "--"};
+  command.insert(command.end(), argv.begin(), argv.end());
+  return command;
+}
+
 bool IsInPath(const std::string& program) {
   std::stringstream path(getenv("PATH") ? getenv("PATH") : "");
   for (std::string folder; std::getline(path, folder, ':');) {

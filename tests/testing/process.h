@@ -32,6 +32,9 @@ class Process {
   std::optional<int> status_;
 };
 
+// The same command, ended by the kernel when the thread that starts it ends, however that comes
+// about: for a benchmark, which a closed pipe kills before it can clean up. (util-linux' setpriv)
+std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& argv);
 // True when `program` is in PATH.
 bool IsInPath(const std::string& program);
 std::string ReadFile(const std::string& path);
