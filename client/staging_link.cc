@@ -110,13 +110,11 @@ absl::StatusOr<std::shared_ptr<StagingLink::Region>> StagingLink::RequestRegionO
     region->id = granted->region;
     region->bytes = region->on_device->bytes();
   }
-  region->slot_bytes = options_.slots == 0
-                           ? options_.slot_bytes
-                           : region->bytes.size() / options_.slots / kSlotUnit * kSlotUnit;
-  if (region->slot_bytes == 0 || region->bytes.size() < region->slot_bytes) {
+  region->slot_bytes = region->bytes.size() / options_.slots / kSlotUnit * kSlotUnit;
+  if (region->slot_bytes == 0) {
     return absl::ResourceExhaustedError("the daemon's regions are smaller than a call needs");
   }
-  region->lent.resize(region->bytes.size() / region->slot_bytes);
+  region->lent.resize(options_.slots);
   return region;
 }
 

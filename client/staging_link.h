@@ -40,8 +40,7 @@ class StagingLink {
     std::string unix_socket;                      // the daemon's; empty: it has none
     std::shared_ptr<WorkerGpu> gpu = {};          // where the region is to lie; null: on the host
     uint64_t region_bytes = uint64_t{128} << 20;  // asked for
-    uint64_t slot_bytes = uint64_t{32} << 20;     // of one call
-    size_t slots = 0;                             // above 0: the region has so many instead
+    size_t slots = 4;                             // that it has, a call's each
     absl::Duration answer_timeout = absl::Seconds(3);
     absl::Duration retry_pause = absl::Seconds(5);  // after a refusal
   };

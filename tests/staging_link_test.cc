@@ -19,7 +19,7 @@ class StagingLinkTest : public StagingListenerTest {
   StagingLink::Options LinkOptions() const {
     return {.unix_socket = socket_,
             .region_bytes = 64 << 10,
-            .slot_bytes = 32 << 10,
+            .slots = 2,
             .answer_timeout = absl::Seconds(60),
             .retry_pause = absl::ZeroDuration()};
   }
@@ -113,7 +113,7 @@ TEST_F(StagingLinkTest, RefusedNowMayBeGrantedLater) {
 
 TEST_F(StagingLinkTest, RegionsTooSmallForASlotAreNone) {
   StagingLink::Options options = LinkOptions();
-  options.slot_bytes = 128 << 10;
+  options.slots = 32;
   StagingLink link(options);
   const std::string session = BeginForClient();
   link.OnSession(session);
