@@ -73,7 +73,7 @@ TEST(TellingPaceTest, BeginsSoonAndHoldsBackHalfAtMost) {
   }
 }
 
-// However small the slot, a message is never larger near the end than before it.
+// At most a sixteenth, and never more than would be told without the end being near.
 TEST(TellingPaceTest, TellsLessNearTheEnd) {
   TellingPace pace = TellingPace::OnHost(6400);
   for (const size_t room : {100, 200, 400, 400, 400}) {
