@@ -45,17 +45,6 @@ SpaceSpec Spec(CodecId codec = CodecId::kEOptShrinkQ) {
   return spec;
 }
 
-// Beside this program in a bundle, else where it was built.
-std::string Daemon() {
-  const std::string here = "/proc/self/exe";
-  char path[4096];
-  const ssize_t n = readlink(here.c_str(), path, sizeof(path) - 1);
-  std::string folder(path, n > 0 ? static_cast<size_t>(n) : 0);
-  folder.resize(folder.rfind('/'));
-  const std::string beside = folder + "/kvstowd";
-  return access(beside.c_str(), X_OK) == 0 ? beside : KVSTOWD;
-}
-
 class DevicePathTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -69,8 +58,8 @@ class DevicePathTest : public ::testing::Test {
   }
 
   void StartDaemon(const std::vector<std::string>& flags) {
-    std::vector<std::string> argv = {Daemon(), "--unix_socket=" + socket_, "--metrics=none",
-                                     "--device=cuda", "--log_level=warn"};
+    std::vector<std::string> argv = {BesideThisProgram(KVSTOWD), "--unix_socket=" + socket_,
+                                     "--metrics=none", "--device=cuda", "--log_level=warn"};
     argv.insert(argv.end(), flags.begin(), flags.end());
     daemon_ = std::make_unique<Process>(argv, dir_.path() + "/log");
     on_host_ = Connect(nullptr);

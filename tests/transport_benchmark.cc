@@ -342,11 +342,11 @@ void Lookups(const Peers& peers) {
 void Run(uint32_t threads) {
   TempDir dir;
   const Peers peers{absl::StrCat("unix:", dir.path(), "/d.sock"), dir.path() + "/bare.sock"};
-  const Process daemon(
-      EndingWithThisThread({KVSTOWD, absl::StrCat("--unix_socket=", dir.path(), "/d.sock"),
-                            "--metrics=none", "--host_tier=1GiB", "--device=cpu",
-                            absl::StrCat("--threads=", threads)}),
-      dir.path() + "/log");
+  const Process daemon(EndingWithThisThread({BesideThisProgram(KVSTOWD),
+                                             absl::StrCat("--unix_socket=", dir.path(), "/d.sock"),
+                                             "--metrics=none", "--host_tier=1GiB", "--device=cpu",
+                                             absl::StrCat("--threads=", threads)}),
+                       dir.path() + "/log");
   const Process bare({kSelf, "--serve_bare", peers.bare_socket}, dir.path() + "/bare.log");
   std::printf("%u threads of the daemon, one of the worker\n", threads);
   if (Wanted("raw")) RawRows(peers);

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <system_error>
 
 #include "gtest/gtest.h"
 
@@ -62,6 +63,13 @@ std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& ar
   std::vector<std::string> command = {"setpriv", "--pdeathsig", "KILL", "--"};
   command.insert(command.end(), argv.begin(), argv.end());
   return command;
+}
+
+std::string BesideThisProgram(const std::string& built) {
+  std::error_code unreadable;
+  const std::string beside = std::filesystem::read_symlink("/proc/self/exe", unreadable)
+                                 .replace_filename(std::filesystem::path(built).filename());
+  return access(beside.c_str(), X_OK) == 0 ? beside : built;
 }
 
 bool IsInPath(const std::string& program) {

@@ -35,6 +35,8 @@ class Process {
 // The same command, ended by the kernel when the thread that starts it ends, however that comes
 // about: for a benchmark, which a closed pipe kills before it can clean up. (util-linux' setpriv)
 std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& argv);
+// The program of the same name in this one's folder, as in a bundle; `built` where there is none.
+std::string BesideThisProgram(const std::string& built);
 // True when `program` is in PATH.
 bool IsInPath(const std::string& program);
 std::string ReadFile(const std::string& path);
