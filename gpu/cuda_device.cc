@@ -159,9 +159,10 @@ class SharedDeviceMemory final : public SharedMemory {
   explicit SharedDeviceMemory(SharedMapping mapping) : mapping_(std::move(mapping)) {}
   std::span<std::byte> bytes() const override { return mapping_.bytes(); }
   int descriptor() const override { return mapping_.descriptor(); }
+  void CloseDescriptor() override { mapping_.CloseDescriptor(); }
 
  private:
-  const SharedMapping mapping_;
+  SharedMapping mapping_;
 };
 
 }  // namespace

@@ -133,8 +133,12 @@ absl::Status FillWithZeros(std::span<std::byte> bytes) {
 
 }  // namespace
 
+void SharedMapping::CloseDescriptor() {
+  if (descriptor_ >= 0) close(std::exchange(descriptor_, -1));
+}
+
 SharedMapping::~SharedMapping() {
-  if (descriptor_ >= 0) close(descriptor_);
+  CloseDescriptor();
   if (bytes_.empty()) return;
   const Driver& driver = *GetDriver();
   const auto at = reinterpret_cast<CUdeviceptr>(bytes_.data());

@@ -34,8 +34,9 @@ class SharedMapping {
   static absl::StatusOr<SharedMapping> Import(int device, int descriptor, size_t bytes);
 
   std::span<std::byte> bytes() const { return bytes_; }
-  // Of memory that was made here; else -1.
+  // Of memory that was made here, until it is closed; else -1.
   int descriptor() const { return descriptor_; }
+  void CloseDescriptor();
 
  private:
   std::span<std::byte> bytes_;

@@ -147,6 +147,35 @@ TEST_P(DeviceGetTest, ACancelledCallEnds) {
   }
 }
 
+// Planes that the slot cannot hold are decoded on the heap, as far ahead as for a call without one.
+TEST_P(DeviceGetTest, ATinySlotDecodesNoFurtherAhead) {
+  constexpr uint64_t kWindow = uint64_t{8} << 20;
+  SpaceSpec spec = Spec();
+  spec.codec.codec = CodecId::kTurboQuant;
+  spec.groups[0].kv_heads = 4;
+  spec.groups[0].k_dim = spec.groups[0].v_dim = 128;
+  space_ = service_.OpenSpace(kDefaultTenant, session_->id(), spec, {})->handle;
+  const PlaneLayout layout = *PlaneLayout::Create(spec, {});
+  const auto keys =
+      KeysOf(RootKey(FingerprintOf(spec), {}), std::vector<uint32_t>(kBlocks * 128, 1), 128);
+  const std::vector<std::vector<std::byte>> block = MakeBlock(layout, 1);
+  Prompt prompt{keys, std::vector(kBlocks, block)};
+  ServiceWorker(&service_, spec).Put(prompt);
+  ASSERT_GT(kBlocks * layout.raw_bytes(), 2 * kWindow);
+
+  const auto get = *service_.Get(kDefaultTenant, session_->id(), space_, keys, {}, GetParam(),
+                                 SlotClaim{Share(4096), 0, 4096});
+  get->Start();
+  pool_.Drain();  // nobody reads
+  EXPECT_LE(service_.Snapshot().inflight_bytes, kWindow + layout.planes()[0].raw_bytes);
+  size_t planes = 0;
+  for (PlaneDelivery next = Next(*get); next.kind != Kind::kEnd; next = Next(*get)) {
+    EXPECT_EQ(next.kind, Kind::kPlane);
+    ++planes;
+  }
+  EXPECT_EQ(planes, kBlocks * layout.planes().size());
+}
+
 INSTANTIATE_TEST_SUITE_P(Forms, DeviceGetTest,
                          ::testing::Values(PlaneForm::kDecoded, PlaneForm::kEncoded),
                          [](const auto& info) {

@@ -186,6 +186,54 @@ TEST_F(DevicePutTest, ALostDeviceEndsThePutAndLeavesNothing) {
   EXPECT_EQ(tier_.usage().used_bytes, 0u);
 }
 
+// Whoever waits for room in the slot gets it, and hears with what it writes there why it was to no
+// end.
+TEST_F(DevicePutTest, ALostDeviceIsToldToAClientThatWaitsForRoom) {
+  const auto put = Begin();
+  const auto segments = StageAll();
+  device_.Lose();
+  ASSERT_TRUE(put->AddStaged(std::span(segments).first(3)).ok());
+  executor_.RunAll();
+  EXPECT_EQ(consumed_, 3u);
+  EXPECT_EQ(put->AddStaged(std::span(segments).subspan(3)).code(), absl::StatusCode::kInternal);
+  put->Cancel();
+  EXPECT_EQ(tier_.usage().used_bytes, 0u);
+}
+
+// What the slot cannot hold comes in chunks; the record is whole all the same, and its room is what
+// goes back.
+TEST_F(DevicePutTest, APlaneMayComeInAChunkInRawSpacesToo) {
+  SpaceSpec raw = Spec();
+  raw.codec.codec = CodecId::kRaw;
+  space_ = service_.OpenSpace(kDefaultTenant, session_->id(), raw, {})->handle;
+  const auto put = Begin();
+  auto segments = StageAll();
+  for (uint32_t b = 0; b < kBlocks; ++b) {
+    const std::span<const std::byte> plane = blocks_[b][0];
+    segments[b].staged_at = 0;
+    ASSERT_TRUE(put->Add({&segments[b], 1}, {&plane, 1}).ok());
+  }
+  ASSERT_TRUE(put->AddStaged(std::span(segments).subspan(kBlocks)).ok());
+  ASSERT_TRUE(CommitStatus(*put).ok());
+  auto get = *service_.Get(kDefaultTenant, session_->id(), space_, keys_, {}, PlaneForm::kDecoded,
+                           std::nullopt);
+  get->Start();
+  size_t planes = 0;
+  for (bool more = true; more;) {
+    PlaneDelivery next;
+    get->Next([&](absl::StatusOr<PlaneDelivery> delivery) { next = *std::move(delivery); });
+    executor_.RunAll();
+    more = next.kind == PlaneDelivery::Kind::kPlane;
+    if (!more) break;
+    const size_t plane = planes++ / kBlocks;
+    EXPECT_TRUE(std::ranges::equal(next.bytes, blocks_[next.block][plane]));
+  }
+  EXPECT_EQ(planes, kBlocks * layout_.planes().size());
+  get = nullptr;  // and what it held
+  EXPECT_TRUE(service_.DropAll(kDefaultTenant, session_->id(), space_).ok());
+  EXPECT_EQ(tier_.usage().used_bytes, 0u);
+}
+
 TEST_F(DevicePutTest, WithLittleDeviceMemoryBatchesAreSmaller) {
   device_.set_memory(5 << 20);
   const auto put = Begin();

@@ -247,6 +247,49 @@ TEST_F(FaultTest, PutsAreShedWhenTooMuchIsStaged) {
   EXPECT_GE(worker_->Lookup(keys_), 1u);
 }
 
+// Together they have as many bytes in flight as there may be, of planes that none of them has
+// whole.
+TEST_F(FaultTest, PartsOfPlanesHoldUpNobody) {
+  const auto plane_bytes = static_cast<uint32_t>(layout_.planes()[0].raw_bytes);
+  config_.limits.max_inflight_bytes = 2 * plane_bytes;
+  StartBoth();
+  struct Stream {
+    std::vector<BlockKey> keys;
+    std::unique_ptr<grpc::ClientContext> context;
+    std::unique_ptr<grpc::ClientReaderWriter<v1::PutRequest, v1::PutResponse>> stream;
+  };
+  std::vector<Stream> streams;
+  v1::PutResponse response;
+  for (uint32_t seed = 1; seed <= 2; ++seed) {
+    Stream& s = streams.emplace_back(Stream{SmallKeys(1, seed), worker_->Context(), nullptr});
+    s.stream = worker_->stub().Put(s.context.get());
+    s.stream->Write(worker_->Announce(s.keys));
+    ASSERT_TRUE(s.stream->Read(&response));
+    ASSERT_EQ(response.answers().answers(0).kind(), Answer::SEND);
+  }
+  const auto chunks = RawWorker::ChunksOf(Blocks(1));
+  const std::string& plane = chunks[0].chunk().data();
+  for (uint32_t part = 0; part < 4; ++part) {
+    const uint32_t at = part * plane_bytes / 4;
+    for (Stream& s : streams) {
+      s.stream->Write(RawWorker::ChunkOf(chunks[0].chunk().segments(0).layer(),
+                                         chunks[0].chunk().segments(0).kind(), 0, at, plane_bytes,
+                                         plane.substr(at, plane_bytes / 4)));
+    }
+    if (part == 0) {
+      EXPECT_TRUE(Eventually([&] { return worker_->Stats().inflight_bytes() == 2 * plane_bytes; }));
+    }
+  }
+  for (Stream& s : streams) {
+    for (size_t i = 1; i < chunks.size(); ++i) s.stream->Write(chunks[i]);
+    s.stream->Write(RawWorker::Commit());
+    s.stream->WritesDone();
+    EXPECT_TRUE(s.stream->Read(&response));
+    EXPECT_TRUE(s.stream->Finish().ok());
+    EXPECT_EQ(worker_->Lookup(s.keys), 1u);
+  }
+}
+
 TEST_F(FaultTest, TooManyBulkStreamsAreRefused) {
   config_.rpc.max_bulk_streams = 1;
   StartBoth();

@@ -5,11 +5,14 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "gpu/api/testing/fake_device.h"
 #include "gtest/gtest.h"
 #include "staging/side_channel.h"
 #include "tests/testing/daemon_fixture.h"
@@ -393,6 +396,48 @@ TEST_F(StagingListenerTest, TenThousandSessionsShareTheBudget) {
   for (const SessionId& id : sessions) service_.EndSession(id);
   EXPECT_EQ(listener_->used_bytes(), 0u) << "the clients' mappings keep nothing of the budget";
   EXPECT_TRUE(Ask(Begin()).ok());
+}
+
+// Which costs a page each, however few bytes they ask for, and no descriptor once it is handed
+// over.
+TEST_F(StagingListenerTest, DeviceMemoryCountsByThePage) {
+  constexpr size_t kPage = 64 << 10;
+  gpu::FakeDevice device;
+  device.set_shared_page(kPage);
+  StagingOptions options = options_;
+  options.device_budget_bytes = 16 * kPage;
+  listener_.reset();
+  listener_ = *StagingListener::Start(socket_, options, &service_, tenants_.get(), &clock_,
+                                      &random_, &device);
+  const auto ask = [&](const SessionId& session) {
+    return RequestDeviceRegion(
+        SideChannelPath(socket_), {session.bytes, 1, device.uuid()}, absl::Seconds(60),
+        [&](const OwnedFd& memory, uint64_t bytes, const StagingProbe& probe) {
+          EXPECT_EQ(bytes, kPage);
+          const auto mapped = *device.Import(memory.get(), bytes);
+          const StagingProbe answer = probe.Answer();
+          std::memcpy(mapped->bytes().data() + probe.bytes.size(), answer.bytes.data(),
+                      answer.bytes.size());
+          return absl::OkStatus();
+        });
+  };
+  const auto descriptors = [] {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return std::distance(begin(all), end(all));
+  };
+  std::vector<SessionId> sessions;
+  for (int i = 0; i < 20; ++i) sessions.push_back(Begin());
+  ASSERT_TRUE(ask(sessions[0]).ok());
+  const auto before = descriptors();
+  for (int i = 1; i < 20; ++i) {
+    const auto region = ask(sessions[i]);
+    EXPECT_EQ(region.status().code(),
+              i < 16 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted);
+  }
+  EXPECT_EQ(listener_->used_device_bytes(), 16 * kPage);
+  EXPECT_LE(descriptors(), before + 1) << "one, perhaps, of a connection that is just closed";
+  for (const SessionId& id : sessions) service_.EndSession(id);
+  EXPECT_EQ(listener_->used_device_bytes(), 0u);
 }
 
 TEST_F(StagingListenerTest, AnotherRegionTakesThePlaceOfTheFirst) {

@@ -35,6 +35,7 @@ class SharedMemory {
   virtual ~SharedMemory() = default;
   virtual std::span<std::byte> bytes() const = 0;  // device addresses
   virtual int descriptor() const = 0;              // to be passed on; stays this one's
+  virtual void CloseDescriptor() = 0;              // nobody else will be given it
 };
 
 // What names a GPU in every process that sees it.

@@ -36,6 +36,7 @@ void GetCall::PrepareTurns() {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || held_.empty() || lacks_room_ || next_plane_ == planes_.size()) return;
+    if (WindowIsFull()) return;  // of planes that the slot does not hold; Next comes again
     wanted = context_.device_reads->lanes() - runners_;
     runners_ += wanted;
   }
@@ -152,7 +153,7 @@ bool GetCall::AddToTurn(size_t* bytes, Turn* turn) {
   absl::MutexLock lock(&mu_);
   const size_t most = form_ == PlaneForm::kEncoded ? kEncodedTurnBytes : kDecodedTurnBytes;
   for (size_t i = 0; i < kPlanesAtOnce; ++i) {
-    Outgoing* const plane = PlaceNext();
+    Outgoing* const plane = NextPlaneLocked();
     if (plane == nullptr) return false;
     turn->push_back(plane);
     *bytes += space_->layout().planes()[plane->plane].raw_bytes;

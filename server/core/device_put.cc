@@ -108,13 +108,19 @@ void PutCall::RunTurn() {
   Turn turn;
   NextBatch(&turn);
   absl::Status status;
-  if (turn.size() > 0 && !unwanted_.load(std::memory_order_relaxed)) status = EncodeTurn(&turn);
+  size_t taken = 0;
+  if (turn.size() > 0 && !unwanted_.load(std::memory_order_relaxed)) {
+    status = EncodeTurn(&turn, &taken);
+  }
   {
     absl::MutexLock lock(&mu_);
     --turns_;
     failure_.Update(status);
     if (!failure_.ok()) unwanted_ = true;
   }
+  // What nobody will read is the client's again, too: it may wait for the room, and hears with its
+  // next message why the call has failed.
+  NoteTaken(turn, taken, turn.size() - taken);
   // As another turn, so that what other Puts scheduled meanwhile goes between.
   PrepareTurns();
   if (turn.size() > 0) OnPlanesDone(turn.size());
@@ -131,7 +137,7 @@ void PutCall::NextBatch(Turn* turn) {
   }
 }
 
-absl::Status PutCall::EncodeTurn(Turn* turn) {
+absl::Status PutCall::EncodeTurn(Turn* turn, size_t* taken) {
   uint64_t bytes = 0;
   const auto describe = [&](size_t i) {
     const StagedPlane& staged = (*turn)[i];
@@ -148,14 +154,14 @@ absl::Status PutCall::EncodeTurn(Turn* turn) {
     if (turn->batches() > 0 && goes_on) NextBatch(turn);
     return turn->TakeNew(describe);
   };
-  size_t taken = 0, kept = 0;
+  size_t kept = 0;
   const absl::Time begin = context_.clock.Now();
   const CallPhases::Scope codec(&phases_, CallPhase::kCodec);
   const absl::Status status = context_.device_writes->Write(
       space_, next,
       [&](size_t some) {
-        NoteTaken(*turn, taken, some);
-        taken += some;
+        NoteTaken(*turn, *taken, some);
+        *taken += some;
       },
       [&](std::span<const DeviceWrites::Plane> encoded) {
         for (const DeviceWrites::Plane& one : encoded) Keep((*turn)[kept++], one);
@@ -167,6 +173,7 @@ absl::Status PutCall::EncodeTurn(Turn* turn) {
 }
 
 void PutCall::NoteTaken(const Turn& turn, size_t first, size_t count) {
+  if (count == 0) return;
   uint64_t segments = 0;
   {
     absl::MutexLock lock(&mu_);

@@ -226,10 +226,7 @@ GetCall::Outgoing* GetCall::NextInPlace() {
   return NextPlaneLocked();
 }
 
-GetCall::Outgoing* GetCall::NextPlaneLocked() {
-  if (window_bytes_ >= kWindowBytes && !window_.empty()) return nullptr;
-  return PlaceNext();
-}
+GetCall::Outgoing* GetCall::NextPlaneLocked() { return WindowIsFull() ? nullptr : PlaceNext(); }
 
 GetCall::Outgoing* GetCall::PlaceNext() {
   if (cancelled_ || held_.empty() || next_plane_ == planes_.size()) return nullptr;
@@ -261,8 +258,14 @@ size_t GetCall::PlacedBytes(const Outgoing& plane) const {
 }
 
 bool GetCall::Place(Outgoing& plane) {
-  return staging_.on_device() ? PlaceOnDevice(plane) : PlaceOnHost(plane);
+  if (!staging_.on_device()) return PlaceOnHost(plane);
+  if (!PlaceOnDevice(plane)) return false;
+  // Without a piece it is prepared on the heap, where a call has no more than one without a slot.
+  if (!plane.piece) plane.bytes = std::max(PlacedBytes(plane), kLeastCost);
+  return true;
 }
+
+bool GetCall::WindowIsFull() const { return window_bytes_ >= kWindowBytes && !window_.empty(); }
 
 bool GetCall::PlaceOnHost(Outgoing& plane) {
   const size_t bytes = PlacedBytes(plane);

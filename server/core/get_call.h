@@ -173,6 +173,7 @@ class GetCall : public std::enable_shared_from_this<GetCall> {
   // The plane somebody waits for, to be checked in place; null for calls that prepare ahead.
   Outgoing* NextInPlace() ABSL_LOCKS_EXCLUDED(mu_);
   Outgoing* NextPlaneLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool WindowIsFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The next plane, placed at the window's back however full that is; null when nothing is left or
   // the slot lacks room.
   Outgoing* PlaceNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

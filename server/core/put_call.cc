@@ -71,7 +71,11 @@ void PutCall::GiveStaged() { context_.staged.Give(std::exchange(staged_bytes_, 0
 absl::Status PutCall::Admit(std::vector<BlockIntent> intents) {
   intents_ = std::move(intents);
   const uint64_t estimate = space_->EstimatedRecordBytes();
-  if (!is_encoded()) in_place_bytes_ = VerbatimRecordWriter::RecordBytes(space_->layout());
+  // Of planes on a device some may come in chunks, so their records are put together plane by
+  // plane.
+  if (!is_encoded() && !slot_.on_device()) {
+    in_place_bytes_ = VerbatimRecordWriter::RecordBytes(space_->layout());
+  }
   KVSTOW_ASSIGN_OR_RETURN(
       auto reserved,
       context_.store.Reserve(space_->id(), space_->layout().shard().index, intents_, estimate));

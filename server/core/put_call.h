@@ -98,6 +98,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   // any thread. Set before the first of them comes.
   using Consumed = std::function<void(uint64_t segments)>;
   void SetOnConsumed(Consumed on_consumed) { on_consumed_ = std::move(on_consumed); }
+  // Whether a part of a plane has arrived, and the rest has not. By whoever adds planes.
+  bool is_amid_plane() const { return next_offset_ > 0; }
   // True once every plane of every wanted block has arrived.
   bool complete() const { return next_block_ >= wanted_.size() || next_plane_ >= plane_count(); }
 
@@ -196,7 +198,8 @@ class PutCall : public std::enable_shared_from_this<PutCall> {
   void RunTurn() ABSL_LOCKS_EXCLUDED(mu_);
   class Turn;
   void NextBatch(Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status EncodeTurn(Turn* turn) ABSL_LOCKS_EXCLUDED(mu_);
+  // Counts in `taken` how many planes the slot need not hold any more.
+  absl::Status EncodeTurn(Turn* turn, size_t* taken) ABSL_LOCKS_EXCLUDED(mu_);
   void NoteTaken(const Turn& turn, size_t first, size_t count) ABSL_LOCKS_EXCLUDED(mu_);
   void Keep(const StagedPlane& staged, const DeviceWrites::Plane& plane) ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -268,7 +268,7 @@ class Store {
   // turns out larger is given to Commit whole, pieces in the room included. Empty, and
   // nothing taken, where the host cannot write the tier in place: Commit takes the room then. The
   // same with RESOURCE_EXHAUSTED, when none can be made. The room is the caller's to write until
-  // the reservation is committed or given back. REQUIRES that none was taken.
+  // the reservation is committed or given back. FAILED_PRECONDITION when some was taken before.
   absl::StatusOr<std::vector<std::span<std::byte>>> TakeRoom(const Reservation& reservation,
                                                              uint64_t record_bytes);
   // Writes the record (its pieces one after the other) and makes the block visible when it is

@@ -177,6 +177,8 @@ std::optional<Refusal> Store::Impl::Place(PendingCommit* pending, uint64_t recor
 absl::StatusOr<std::vector<std::span<std::byte>>> Store::Impl::TakeRoom(PendingCommit* pending,
                                                                         uint64_t record_bytes) {
   absl::MutexLock lock(&mu_);
+  // The first room would be nobody's.
+  if (pending->placement) return absl::FailedPreconditionError("the block has room already");
   const uint64_t promised = pending->promised_bytes;
   if (const auto refusal = Place(pending, record_bytes)) {
     return absl::ResourceExhaustedError(Name(*refusal));

@@ -117,6 +117,7 @@ class GetReactor final
       absl::MutexLock lock(&mu_);
       get_ = get;
     }
+    if (!finish_.is_open()) get->Cancel();  // whoever ended the stream did not see the call yet
     get->Start();
     v1::GetResponse response;
     ToProto(get->answers(), response.mutable_answers());

@@ -116,15 +116,21 @@ class PutReactor final
       End(s);
       return false;
     }
-    // Before more is taken: flow control then holds the client back.
+    // Whoever has a part of a plane is let finish it: only whole ones become less.
     const auto put = this->put();
+    if (put->is_amid_plane()) return true;
+    // Before more is taken: flow control then holds the client back.
     put->phases().Enter(CallPhase::kAdmission);
     turn_.Ask();
-    rpc_.service->WhenBelowInflightLimit([self = Self(), put] {
-      put->phases().Leave(CallPhase::kAdmission);
-      if (self->turn_.Answer() && self->GoesOnHere()) self->TakeArrived();
+    // Who waits keeps nothing of a call that has ended, which may be what others wait for.
+    rpc_.service->WhenBelowInflightLimit([self = std::weak_ptr<PutReactor>(Self())] {
+      if (const auto reactor = self.lock()) reactor->OnBelowLimit();
     });
     return turn_.Leave();
+  }
+  void OnBelowLimit() {
+    put()->phases().Leave(CallPhase::kAdmission);
+    if (turn_.Answer() && GoesOnHere()) TakeArrived();
   }
   void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (reading_ || closed_ || arrived_.size() >= kReadAhead) return;

@@ -28,7 +28,9 @@ class SharedArea final : public StagingArea {
   const std::shared_ptr<ByteBudget> budget_;
 };
 
-class DeviceArea final : public StagingArea {
+}  // namespace
+
+class StagingListener::DeviceArea final : public StagingArea {
  public:
   DeviceArea(std::unique_ptr<gpu::SharedMemory> memory, uint64_t charged,
              std::shared_ptr<ByteBudget> budget)
@@ -41,14 +43,14 @@ class DeviceArea final : public StagingArea {
   std::span<std::byte> bytes() const override { return memory_->bytes(); }
   bool on_device() const override { return true; }
   int descriptor() const { return memory_->descriptor(); }
+  void CloseDescriptor() { memory_->CloseDescriptor(); }
+  void NoteCharged(uint64_t more) { charged_ += more; }
 
  private:
   std::unique_ptr<gpu::SharedMemory> memory_;
-  const uint64_t charged_;
+  uint64_t charged_;
   const std::shared_ptr<ByteBudget> budget_;
 };
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<StagingListener>> StagingListener::Start(
     const std::string& unix_socket, StagingOptions options, Service* service,
@@ -190,6 +192,24 @@ absl::Status StagingListener::Grant(const Guest& guest, const StagingRequest& re
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<StagingListener::DeviceArea>> StagingListener::ShareDevice(
+    uint64_t bytes) {
+  constexpr absl::string_view kSetting = "staging.device_total";
+  KVSTOW_RETURN_IF_ERROR(TakeBytes(device_budget_.get(), bytes, kSetting));
+  auto made = parts_.device->Share(bytes);
+  if (!made.ok()) {
+    device_budget_->Give(bytes);
+    return made.status();
+  }
+  auto area = std::make_shared<DeviceArea>(*std::move(made), bytes, device_budget_);
+  // The device gives whole pages, megabytes each, however little was asked for: all of it counts.
+  if (const uint64_t more = area->bytes().size() - bytes; more > 0) {
+    KVSTOW_RETURN_IF_ERROR(TakeBytes(device_budget_.get(), more, kSetting));
+    area->NoteCharged(more);
+  }
+  return area;
+}
+
 absl::Status StagingListener::GrantOnDevice(Guest& guest, const StagingRequest& request) {
   KVSTOW_ASSIGN_OR_RETURN(auto session, FindSession(guest, request));
   if (parts_.device == nullptr) {
@@ -200,13 +220,7 @@ absl::Status StagingListener::GrantOnDevice(Guest& guest, const StagingRequest& 
   }
   session->DropStaging(/*on_device=*/true);
   const uint64_t bytes = std::min(request.bytes, options_.device_session_bytes);
-  KVSTOW_RETURN_IF_ERROR(TakeBytes(device_budget_.get(), bytes, "staging.device_total"));
-  auto made = parts_.device->Share(bytes);
-  if (!made.ok()) {
-    device_budget_->Give(bytes);
-    return made.status();
-  }
-  auto area = std::make_shared<DeviceArea>(*std::move(made), bytes, device_budget_);
+  KVSTOW_ASSIGN_OR_RETURN(auto area, ShareDevice(bytes));
   Unproved unproved{std::move(session), area, {}};
   parts_.random->Fill(std::as_writable_bytes(std::span(unproved.probe.bytes)));
   const gpu::Copy write{area->bytes().data(),
@@ -214,6 +228,7 @@ absl::Status StagingListener::GrantOnDevice(Guest& guest, const StagingRequest& 
                         unproved.probe.bytes.size()};
   KVSTOW_RETURN_IF_ERROR(parts_.device->CopyAll({&write, 1}));
   SendProbe(guest.connection, area->bytes().size(), unproved.probe, area->descriptor());
+  area->CloseDescriptor();
   guest.unproved = std::move(unproved);
   guest.since = parts_.clock->Now();
   return absl::OkStatus();

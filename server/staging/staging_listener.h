@@ -26,10 +26,10 @@
 namespace kvstow {
 
 struct StagingOptions {
-  uint64_t budget_bytes = uint64_t{512} << 20;  // all sessions together
-  uint64_t session_bytes = uint64_t{32} << 20;  // one region
-  size_t max_connections = 256;                 // that have not said what they want
-  absl::Duration patience = absl::Seconds(1);   // how long one may keep silent
+  uint64_t budget_bytes = uint64_t{1} << 30;     // all sessions together
+  uint64_t session_bytes = uint64_t{128} << 20;  // one region
+  size_t max_connections = 256;                  // that have not said what they want
+  absl::Duration patience = absl::Seconds(1);    // how long one may keep silent
   // Of device memory, where there is a GPU; 0: none.
   uint64_t device_budget_bytes = uint64_t{1} << 30;
   uint64_t device_session_bytes = uint64_t{256} << 20;
@@ -88,6 +88,9 @@ class StagingListener {
                                                        const StagingRequest& request) const;
   absl::Status Grant(const Guest& guest, const StagingRequest& request);
   absl::Status GrantOnDevice(Guest& guest, const StagingRequest& request);
+  class DeviceArea;
+  // Errors as TakeBytes and gpu::Device::Share.
+  absl::StatusOr<std::shared_ptr<DeviceArea>> ShareDevice(uint64_t bytes);
   // INVALID_ARGUMENT for 0 bytes, RESOURCE_EXHAUSTED when there are not so many.
   static absl::Status TakeBytes(ByteBudget* budget, uint64_t bytes, absl::string_view setting);
   absl::Status Prove(const Unproved& unproved, const absl::Status& word) const;

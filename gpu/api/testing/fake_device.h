@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "codec/crc32c.h"
@@ -28,6 +29,8 @@ class FakeDevice : public Device {
   void set_memory(size_t bytes) { memory_ = bytes; }
   void set_pinnable(size_t bytes) { pinnable_ = bytes; }
   size_t pinned() const { return pinned_; }
+  // What shared memory comes in multiples of.
+  void set_shared_page(size_t bytes) { shared_page_ = bytes; }
 
   absl::string_view description() const override { return "fake"; }
   absl::StatusOr<std::unique_ptr<Codec>> NewCodec() override {
@@ -60,7 +63,8 @@ class FakeDevice : public Device {
   absl::StatusOr<std::unique_ptr<SharedMemory>> Share(size_t bytes) override {
     if (auto s = Check(); !s.ok()) return s;
     if (bytes > memory_) return Count(absl::ResourceExhaustedError("out of device memory"));
-    return std::unique_ptr<SharedMemory>(new FakeSharedMemory(bytes));
+    return std::unique_ptr<SharedMemory>(
+        new FakeSharedMemory((bytes + shared_page_ - 1) / shared_page_ * shared_page_));
   }
   absl::StatusOr<std::unique_ptr<SharedMemory>> Import(int descriptor, size_t bytes) override {
     if (auto s = Check(); !s.ok()) return s;
@@ -115,13 +119,16 @@ class FakeDevice : public Device {
     }
     ~FakeSharedMemory() override {
       munmap(bytes_.data(), bytes_.size());
-      close(descriptor_);
+      CloseDescriptor();
     }
     std::span<std::byte> bytes() const override { return bytes_; }
     int descriptor() const override { return descriptor_; }
+    void CloseDescriptor() override {
+      if (descriptor_ >= 0) close(std::exchange(descriptor_, -1));
+    }
 
    private:
-    const int descriptor_;
+    int descriptor_;
     std::span<std::byte> bytes_;
   };
 
@@ -226,6 +233,7 @@ class FakeDevice : public Device {
 
   std::atomic<bool> lost_{false};
   std::atomic<size_t> memory_{size_t{1} << 40}, pinnable_{~size_t{0}}, pinned_{0};
+  size_t shared_page_ = 1;
   std::atomic<int> pins_{0};
   std::atomic<uint64_t> errors_{0};
 };
