@@ -1,5 +1,6 @@
-// What a reconstruction cost: sums that pool exactly, and the ratios made of them (codec.md section
-// 7). Errors are measured on what the decoder gives back, rounded and saturated, never estimated.
+// What a reconstruction cost: sums that pool exactly, and the ratios made of them (docs/format.md,
+// "Quality"). Errors are measured on what the decoder gives back, rounded and saturated, never
+// estimated.
 #pragma once
 
 #include <cstdint>

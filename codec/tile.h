@@ -1,6 +1,6 @@
 // A tile is one head of a plane: n tokens x d channels, the codec's unit. This file holds what the
 // record format says about one encoded tile: its 4-byte head and the sizes that follow from it.
-// docs/format.md, "Tiles", is the normative description.
+// docs/format.md, "Planes" and "Body of a coded tile", is the normative description.
 #pragma once
 
 #include <cstddef>

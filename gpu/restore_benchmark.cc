@@ -4,7 +4,8 @@
 //
 //   restore_benchmark                 the table
 //   restore_benchmark --sweep         and sizes of chunks and batches
-//   restore_benchmark --interference  what a neighbour's matrix products lose (interference.h)
+//   restore_benchmark --interference  what a neighbour's matrix products lose
+//                                     (interference_benchmark.h)
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -24,7 +24,7 @@ enum class CodecId : uint8_t {
   kEOptShrinkQ = 2,  // shared low-rank context taken off first (arXiv 2605.02905)
 };
 
-// What happens to the singular values of the low-rank part (codec.md section 3).
+// What happens to the singular values of the low-rank part (codec/shrinkage.h).
 enum class Shrinker : uint8_t {
   kOptimal = 0,   // Frobenius-optimal shrinkage, arXiv 2207.03466
   kTruncate = 1,  // keep them as they are
@@ -96,7 +96,7 @@ struct SpaceSpec {
   std::vector<LayerGroup> groups;
   uint32_t block_tokens = 128;  // n
   CodecSettings codec;
-  // Who makes the keys: empty for kvstow's own chain (block_key.h), else the engine's scheme and
+  // Who makes the keys: empty for kvstow's own chain (fingerprint.h), else the engine's scheme and
   // seed.
   std::string key_scheme;
 

@@ -21,6 +21,8 @@ struct Rule {
   std::set<std::string> forbidden_words;  // prefixes of other includes
 };
 
+const std::set<std::string> kSources = {".h", ".cc", ".inc", ".cu", ".cuh"};
+
 const std::set<std::string> kTransport = {
     "grpc", "google/protobuf", "kvstow/v1", "prometheus", "spdlog", "cuda", "httplib"};
 
@@ -115,7 +117,7 @@ TEST(ArrowsTest, IncludesGoOneWay) {
     ASSERT_TRUE(fs::exists(root / rule.folder)) << rule.folder;
     for (const auto& entry : fs::recursive_directory_iterator(root / rule.folder)) {
       const std::string extension = entry.path().extension();
-      if (extension != ".h" && extension != ".cc" && extension != ".inc") continue;
+      if (!kSources.contains(extension)) continue;
       const std::string path = fs::relative(entry.path(), root);
       if (IsTestCode(path) || IsRuledElsewhere(rule, path)) continue;
       ++files;

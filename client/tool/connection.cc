@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -35,9 +36,12 @@ void Connection::AddFlags(FlagSet* flags, std::vector<std::string> paths) {
   flags->Group("Connection");
   flags->Add("target", &target,
              "Where the daemon listens: unix:PATH or HOST:PORT. $KVSTOW_TARGET sets the default");
+  const bool names_device =
+      std::find(paths.begin(), paths.end(), Name(DataPath::kDeviceMemory)) != paths.end();
   flags->Add("path", &path, std::move(paths),
-             "How KV travels: in the stream, or through memory shared with a daemon on this host, "
-             "of the host (shm) or of its GPU (cuda)");
+             absl::StrCat("How KV travels: in the stream (grpc), or through memory shared with a "
+                          "daemon on this host (shm)",
+                          names_device ? ", or on this GPU (cuda)" : ""));
   flags->Add("coding", &coding, {"daemon", "worker"},
              "Who encodes and decodes KV: with worker it travels encoded, a seventh of the bytes");
   flags->Add(

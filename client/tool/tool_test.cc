@@ -231,7 +231,7 @@ TEST_F(DoctorMemoryTest, TheDaemonsLimitIsHeldToItsTiers) {
   daemon.uses_gpu = true;
   EXPECT_THAT(line(daemon), HasSubstr("FAIL limit 8.00 GiB"));
   daemon = {.reached = true, .process = 7, .host_tier = uint64_t{8} << 30};
-  EXPECT_THAT(line(daemon), HasSubstr("needs 10.25 GiB -> raise the memory limit"));
+  EXPECT_THAT(line(daemon), HasSubstr("needs 10.75 GiB -> raise the memory limit"));
   Write("/sys/fs/cgroup/pod/memory.max", "max");
   EXPECT_THAT(line(daemon), HasSubstr("ok memory of the machine 16.00 GiB"));
 }

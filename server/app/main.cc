@@ -25,8 +25,10 @@ ABSL_FLAG(bool, check_config, false, "Check the configuration and exit: 0 when i
 ABSL_FLAG(bool, print_config, false,
           "Print the embedded defaults as a configuration file and exit");
 ABSL_FLAG(std::string, unix_socket, "", "Path of the Unix socket, or none");
-ABSL_FLAG(std::string, tcp, "", "host:port to listen on in clear; needs --insecure");
-ABSL_FLAG(absl::optional<bool>, insecure, absl::nullopt, "Allow TCP in clear");
+ABSL_FLAG(std::string, tcp, "",
+          "host:port to listen on; needs `tls` in the configuration, or --insecure to be in clear");
+ABSL_FLAG(absl::optional<bool>, insecure, absl::nullopt,
+          "Allow TCP in clear, and KV events beyond this host");
 ABSL_FLAG(std::string, host_tier, "", "Size of the host tier: 512MiB, 64GiB");
 ABSL_FLAG(std::string, staging, "",
           "Memory shared with workers on this host, all sessions together: 2GiB, or none");

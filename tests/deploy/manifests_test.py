@@ -207,7 +207,6 @@ class SecurityTest(unittest.TestCase):
             self.assertEqual(c["resources"]["claims"], [{"name": claim["name"]}])
             # A device plugin's GPU would be another one.
             self.assertNotIn("nvidia.com/gpu", c["resources"].get("limits", {}))
-        self.assertTrue(pod["spec"]["shareProcessNamespace"])
 
 
 class AgreementTest(unittest.TestCase):

@@ -68,7 +68,8 @@ std::string AdviceForPath(const PathStatus& path) {
     return "add this container's user to the tenant's `user`s in kvstowd's configuration";
   }
   if (absl::IsResourceExhausted(path.status)) {
-    return "raise `staging.total`, 32 MiB a worker, and the daemon's memory limit with it";
+    return "raise `staging.total`, 128 MiB a worker (`staging.per_session`), and the daemon's "
+           "memory limit with it";
   }
   return AdviceFor(path.status);
 }

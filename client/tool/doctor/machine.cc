@@ -22,8 +22,9 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 // Of the client library: gRPC's buffers and what a Put has under way.
 constexpr uint64_t kClientHeadroom = 256 * kMiB;
-// Beside the host tier, with the default limits (docs/operations.md, Memory); and with a GPU.
-constexpr uint64_t kDaemonBeside = (256 + 512 + 512 + 1024) * kMiB;
+// Beside the host tier: limits.inflight, limits.staged, staging.total and everything else, with the
+// default limits (docs/operations.md, Memory); and with a GPU.
+constexpr uint64_t kDaemonBeside = (256 + 512 + 1024 + 1024) * kMiB;
 constexpr uint64_t kDaemonGpuBeside = 2048 * kMiB;
 
 std::string ReadLine(const fs::path& file) {
