@@ -68,8 +68,8 @@ class DaemonLink {
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::shared_ptr<grpc::Channel> put_channel_;
-  // The session's thread waits on its connection all the time: on a shared one it would get other
-  // calls' answers and have to wake their threads.
+  // The session's thread looks at its connection while calls are under way: on a shared one it
+  // would get other calls' answers and have to wake their threads.
   const std::shared_ptr<grpc::Channel> session_channel_;
   CircuitBreaker breaker_;
   StagingLink staging_, device_staging_;

@@ -4,9 +4,9 @@
 //
 //   transport_benchmark [SECONDS [THREADS [GROUPS [ROW]]]]
 //
-// THREADS are the daemon's; the worker has one. GROUPS: of "raw", "size", "lossy" and "lookup"
-// those that the word contains; all without it. ROW: of their rows of GB/s only those whose names
-// contain it. Prints GB/s (1e9 bytes of KV).
+// THREADS are the daemon's, and those of memcpy and of the codec alone; the worker has one. GROUPS:
+// of "raw", "size", "lossy" and "lookup" those that the word contains; all without it. ROW: of
+// their rows of GB/s only those whose names contain it. Prints GB/s (1e9 bytes of KV).
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -50,6 +51,7 @@ constexpr char kSelf[] = "/proc/self/exe";  // as a process of its own
 double seconds_each = 2;
 std::string groups = "raw,size,lossy,lookup";
 std::string row_wanted;
+uint32_t threads = 1;  // of the daemon, and of the limits
 
 // Of the rows that are not of other sizes: Llama-3.1-8B's, a prompt of 1,024 tokens, 128 MiB.
 constexpr uint32_t kLayers = 32;
@@ -95,14 +97,29 @@ void Row(double bytes, const Work& work, const Work& limit) {
   std::fflush(stdout);
 }
 
+// As many threads as the daemon has share the blocks.
+void ForBlocks(size_t blocks, absl::FunctionRef<void(size_t)> work) {
+  const auto share = [&](size_t first) {
+    for (size_t b = first; b < blocks; b += threads) work(b);
+  };
+  std::vector<std::thread> others;
+  for (size_t t = 1; t < threads; ++t) others.emplace_back(share, t);
+  share(0);
+  for (std::thread& other : others) other.join();
+}
+std::string OnThreads(const char* limit) {
+  return threads == 1 ? absl::StrCat(limit, " on one thread")
+                      : absl::StrCat(limit, " on ", threads, " threads");
+}
+
 Work Memcpy(BenchWorker& worker) {
-  return {"memcpy on one thread", [&worker] {
-            for (size_t b = 0; b < worker.values.size(); ++b) {
+  return {OnThreads("memcpy"), [&worker] {
+            ForBlocks(worker.values.size(), [&worker](size_t b) {
               for (size_t p = 0; p < worker.values[b].size(); ++p) {
                 std::memcpy(worker.pages[b][p].data(), worker.values[b][p].data(),
                             worker.values[b][p].size());
               }
-            }
+            });
           }};
 }
 
@@ -198,8 +215,7 @@ void SizeRows(const Peers& peers) {
   }
 }
 
-// The same planes through the CPU codec on one thread, each with its checksum, without daemon and
-// transport.
+// The same planes through the CPU codec, each with its checksum, without daemon and transport.
 class CodecAlone {
  public:
   explicit CodecAlone(BenchWorker& worker) : worker_(worker), encoded_(worker.values.size()) {
@@ -207,7 +223,7 @@ class CodecAlone {
   }
 
   void Encode() {
-    for (size_t b = 0; b < worker_.values.size(); ++b) {
+    ForBlocks(worker_.values.size(), [this](size_t b) {
       encoded_[b].clear();
       for (const PlaneSpec& plane : planes_) {
         EncodedPlane encoded = *EncodePlane(codec_, plane, worker_.space->layout().spec().codec,
@@ -215,10 +231,10 @@ class CodecAlone {
         const uint32_t sum = Crc32c(encoded.bytes);
         encoded_[b].push_back({std::move(encoded), sum});
       }
-    }
+    });
   }
   void Decode() {
-    for (size_t b = 0; b < worker_.values.size(); ++b) {
+    ForBlocks(worker_.values.size(), [this](size_t b) {
       for (const PlaneSpec& plane : planes_) {
         const size_t p = worker_.Index(plane);
         const auto& [encoded, sum] = encoded_[b][p];
@@ -228,7 +244,7 @@ class CodecAlone {
           std::abort();
         }
       }
-    }
+    });
   }
 
  private:
@@ -248,8 +264,8 @@ void Lossy(const std::string& target, DataPath path, std::shared_ptr<PlaneCoder>
   BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers, std::move(coder));
   CodecAlone alone(worker);
   PutAndGet(worker, absl::StrCat("eOptShrinkQ", who, ", ", Name(path)),
-            {"the codec alone, one thread", [&alone] { alone.Encode(); }},
-            {"the codec alone, one thread", [&alone] { alone.Decode(); }});
+            {OnThreads("the codec alone"), [&alone] { alone.Encode(); }},
+            {OnThreads("the codec alone"), [&alone] { alone.Decode(); }});
 }
 
 // A client's call, on a connection of its own: of the kind that `--client` names.
@@ -339,7 +355,7 @@ void Lookups(const Peers& peers) {
   }
 }
 
-void Run(uint32_t threads) {
+void Run() {
   TempDir dir;
   const Peers peers{absl::StrCat("unix:", dir.path(), "/d.sock"), dir.path() + "/bare.sock"};
   const Process daemon(EndingWithThisThread({BesideThisProgram(KVSTOWD),
@@ -380,5 +396,6 @@ int main(int argc, char** argv) {
   if (argc > 1) kvstow::testing::seconds_each = std::atof(argv[1]);
   if (argc > 3) kvstow::testing::groups = argv[3];
   if (argc > 4) kvstow::testing::row_wanted = argv[4];
-  kvstow::testing::Run(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
+  if (argc > 2) kvstow::testing::threads = std::max(1, std::atoi(argv[2]));
+  kvstow::testing::Run();
 }
