@@ -159,6 +159,17 @@ TEST_F(EncodingWriterTest, ASourceThatGivesUpIsNoProblem) {
 
 // ---- Get ----
 
+// A request's, which nothing is asked of here.
+class OnlyNamed : public DeviceKv {
+ public:
+  absl::Status Scatter(std::span<const ArrivedPlane>) override { return absl::OkStatus(); }
+  absl::Status ScatterFromHost(const PlaneSpec&, size_t, std::span<const std::byte>) override {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint64_t> Mark() override { return 0; }
+  absl::StatusOr<bool> Passed(uint64_t) override { return true; }
+};
+
 class DecodingGetTest : public ::testing::Test {
  protected:
   static constexpr size_t kBlocks = 2;
@@ -292,6 +303,41 @@ TEST_F(DecodingGetTest, TakesPlanesInOrder) {
   for (size_t i = 0; i < taken.size(); ++i) {
     EXPECT_EQ(taken[i], (std::pair<size_t, size_t>{i / kBlocks, i % kBlocks}));
   }
+}
+
+// Planes for device memory that are decoded on the host: a layer is ready when the copies have been
+// done that it was handed on to.
+TEST_F(DecodingGetTest, LayersWaitForTheCopiesToTheDevice) {
+  request_.destination = nullptr;
+  request_.device = std::make_shared<OnlyNamed>();
+  size_t taken = 0;
+  Begin();
+  assembly_->LandWith([&](const PlaneSpec&, size_t, std::span<const std::byte>) {
+    ++taken;
+    return absl::OkStatus();
+  });
+  for (size_t p = 0; p < 2; ++p) {
+    for (uint32_t b = 0; b < kBlocks; ++b) ASSERT_TRUE(Send(Plane(p, b)).ok());
+  }
+  for (int i = 0; i < 3; ++i) coder_.Finish(0);
+  ASSERT_TRUE(Send(Plane(2, 0)).ok());
+  EXPECT_EQ(taken, 3u);
+  EXPECT_EQ(assembly_->handed_on().plane, 1u) << "its last is still being decoded";
+  EXPECT_EQ(assembly_->handed_on().slot, 1u);
+  coder_.Finish(0);
+  ASSERT_TRUE(Send(Plane(2, 1)).ok());
+  EXPECT_TRUE(layers_.empty());
+  assembly_->Landed(assembly_->handed_on());
+  EXPECT_EQ(layers_, (Layers{{0, 2}}));
+  for (uint32_t b = 0; b < kBlocks; ++b) ASSERT_TRUE(Send(Plane(3, b)).ok());
+  while (!coder_.waiting.empty()) coder_.Finish(0);
+  EXPECT_TRUE(assembly_->OnEnd().ok());
+  EXPECT_EQ(taken, 8u);
+  EXPECT_EQ(assembly_->usable(), 0u);
+  assembly_->Landed(assembly_->handed_on());
+  EXPECT_EQ(assembly_->usable(), kBlocks);
+  EXPECT_EQ(layers_, (Layers{{0, 2}, {1, 2}}));
+  EXPECT_TRUE(absl::IsInternal(assembly_->OnLandedDamage(kBlocks, layout_.planes()[0])));
 }
 
 TEST_F(DecodingGetTest, DamageOnArrivalIsNotUsable) {

@@ -24,7 +24,7 @@ bool DeviceEncodingWriter::Append(const PlaneSpec&, uint32_t, std::span<const st
   return false;
 }
 
-bool DeviceEncodingWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv&) {
+bool DeviceEncodingWriter::Gather(const PlaneSpec& plane, uint32_t block, GatherToHost) {
   waiting_.push_back({&plane, static_cast<size_t>(&plane - layout_.planes().data()), block,
                       first_position_ + uint64_t{block} * layout_.spec().block_tokens});
   waiting_bytes_ += plane.raw_bytes;

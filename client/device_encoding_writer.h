@@ -29,7 +29,7 @@ class DeviceEncodingWriter : public PlaneWriter {
   // Nothing that is in host memory comes here.
   bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
               const v1::PlaneDeclaration* declared = nullptr) override;
-  bool Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) override;
+  bool Gather(const PlaneSpec& plane, uint32_t block, GatherToHost to_host) override;
   bool Flush() override;
 
   uint64_t bytes_sent() const override { return path_->bytes_sent(); }

@@ -5,18 +5,42 @@
 #include "client/device_wait.h"
 
 namespace kvstow::client {
+namespace {
+
+// Planes from the host on their way at a time.
+constexpr size_t kMostFromHost = 3;
+
+}  // namespace
+
+absl::Status DeviceLanding::Begin() {
+  if (absl::Status s = kv_.BeginGet(); !s.ok()) return s;
+  (void)kv_.TakeDamage();
+  return absl::OkStatus();
+}
+
+absl::Status DeviceLanding::ScatterFromHost(const PlaneSpec& plane, size_t block,
+                                            std::span<const std::byte> bytes) {
+  if (from_host_.size() == kMostFromHost) {
+    if (absl::Status s = AwaitMark(kv_, from_host_.front(), terms_); !s.ok()) return s;
+    from_host_.pop_front();
+  }
+  if (absl::Status s = kv_.ScatterFromHost(plane, block, bytes); !s.ok()) return s;
+  const auto mark = kv_.Mark();
+  if (!mark.ok()) return mark.status();
+  from_host_.push_back(*mark);
+  return absl::OkStatus();
+}
 
 absl::Status DeviceLanding::Launch(const GetAssembly::Place& received, const StagedCount& read) {
-  if (!std::exchange(begun_, true)) {
-    if (absl::Status s = kv_.BeginGet(); !s.ok()) return s;
-  }
   if (!batch_.empty()) {
+    unmarked_ = true;
     const absl::Status scattered = kv_.Scatter(batch_);
     batch_.clear();
     if (!scattered.ok()) return scattered;
   }
   const auto mark = kv_.Mark();
   if (!mark.ok()) return mark.status();
+  unmarked_ = false;
   flying_.push_back({*mark, received, read});
   return absl::OkStatus();
 }

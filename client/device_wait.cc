@@ -18,4 +18,15 @@ absl::Status AwaitMark(DeviceKv& kv, uint64_t mark, const BulkStream::Terms& ter
   }
 }
 
+absl::Status GatherToHost(DeviceKv& kv, const PlaneSpec& plane, size_t block,
+                          std::span<std::byte> to, const BulkStream::Terms& terms) {
+  const absl::Status enqueued = kv.EnqueueToHost(plane, block);
+  if (absl::IsUnimplemented(enqueued)) return kv.GatherToHost(plane, block, to);
+  if (!enqueued.ok()) return enqueued;
+  const auto mark = kv.Mark();
+  if (!mark.ok()) return mark.status();
+  if (absl::Status s = AwaitMark(kv, *mark, terms); !s.ok()) return s;
+  return kv.TakeToHost(to);
+}
+
 }  // namespace kvstow::client

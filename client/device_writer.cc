@@ -33,8 +33,8 @@ bool DeviceWriter::Append(const PlaneSpec& plane, uint32_t block, std::span<cons
   return Flush() && chunks_.Append(plane, block, bytes, declared) && chunks_.Flush();
 }
 
-bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) {
-  if (!room_.fits(plane.raw_bytes)) return PlaneWriter::Gather(plane, block, kv);
+bool DeviceWriter::Gather(const PlaneSpec& plane, uint32_t block, GatherToHost to_host) {
+  if (!room_.fits(plane.raw_bytes)) return PlaneWriter::Gather(plane, block, to_host);
   const auto offset = room_.Take(plane.raw_bytes, [this] { return Flush(); });
   if (!offset) return false;
   AddSegment(plane, block, plane.raw_bytes, *offset, batch_.message.mutable_staged());

@@ -12,6 +12,7 @@
 
 #include "client/bulk_stream.h"
 #include "client/chunk_writer.h"
+#include "client/kvstow/device_kv.h"
 #include "client/plane_writer.h"
 #include "client/staged_room.h"
 #include "kvstow/v1/kvstow.pb.h"
@@ -28,7 +29,7 @@ class DeviceWriter : public PlaneWriter {
 
   bool Append(const PlaneSpec& plane, uint32_t block, std::span<const std::byte> bytes,
               const v1::PlaneDeclaration* declared = nullptr) override;
-  bool Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) override;
+  bool Gather(const PlaneSpec& plane, uint32_t block, GatherToHost to_host) override;
   bool Flush() override;
   uint64_t bytes_sent() const override { return staged_bytes_ + chunks_.bytes_sent(); }
   absl::Status problem() const override {

@@ -100,12 +100,14 @@ void GetAssembly::NoteDamage(size_t block, absl::Status damage) {
   if (damage_.ok()) damage_ = std::move(damage);
 }
 
-GetAssembly::Place GetAssembly::written() const {
+GetAssembly::Place GetAssembly::handed_on() const {
   if (line_ != nullptr && !line_->empty()) return {line_->front().index, line_->front().slot};
-  return land_ ? landed_ : received_;
+  return received_;
 }
 
-void GetAssembly::LandWith(Land land, bool encoded) {
+GetAssembly::Place GetAssembly::written() const { return lands() ? landed_ : handed_on(); }
+
+void GetAssembly::LandInPlaceWith(Land land, bool encoded) {
   land_ = std::move(land);
   land_encoded_ = encoded;
 }
@@ -115,9 +117,14 @@ void GetAssembly::Landed(const Place& place) {
   ReportLayers();
 }
 
-void GetAssembly::OnLandedDamage(size_t block, const PlaneSpec& plane) {
+absl::Status GetAssembly::OnLandedDamage(size_t block, const PlaneSpec& plane) {
+  if (!std::binary_search(found_.begin(), found_.end(), block)) {
+    return absl::InternalError(
+        absl::StrCat("the DeviceKv found damage in block ", block, ", which was not given to it"));
+  }
   NoteDamage(block, absl::DataLossError(
                         absl::StrCat("block ", block, " arrived damaged in layer ", plane.layer)));
+  return absl::OkStatus();
 }
 
 void GetAssembly::NextPlane() {
@@ -213,7 +220,7 @@ absl::Status GetAssembly::BeginEncoded(const v1::Segment& segment) {
 absl::Status GetAssembly::Take(const PlaneSpec& plane, size_t block, const std::byte* bytes) {
   const Stopwatch stopwatch(&callback_time_);
   const std::span<const std::byte> values(bytes, plane.raw_bytes);
-  if (request_.device) return request_.device->ScatterFromHost(plane, block, values);
+  if (lands()) return from_host_(plane, block, values);
   request_.take(plane, block, values);
   return absl::OkStatus();
 }
@@ -305,8 +312,8 @@ absl::Status GetAssembly::TakeDecoded(Wait wait) {
 bool GetAssembly::AwaitDecoded() {
   const Stopwatch stopwatch(&callback_time_);  // nobody's time but the worker's own
   // No further than the layer that the worker hears of next.
-  const size_t layer = std::min(layers_reported_, layer_end_.size() - 1);
-  return line_->AwaitFront(layer_end_[layer] - 1, deadline_);
+  const size_t end = *std::upper_bound(layer_end_.begin(), layer_end_.end(), line_->front().index);
+  return line_->AwaitFront(end - 1, deadline_);
 }
 
 absl::Status GetAssembly::OnDecoded(const DecodeLine::Plane& decoded) {

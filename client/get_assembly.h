@@ -43,6 +43,9 @@ class GetAssembly {
   };
   // Takes planes that lie in device memory.
   using Land = std::function<void(const ArrivedPlane& plane)>;
+  // Takes one in host memory that is gone when it returns.
+  using LandFromHost = std::function<absl::Status(const PlaneSpec& plane, size_t block,
+                                                  std::span<const std::byte> values)>;
 
   // All outlive the assembly. With a `coder` planes come encoded, and are waited for until the
   // deadline. INVALID_ARGUMENT when the request names layers that the shard does
@@ -56,13 +59,17 @@ class GetAssembly {
   // destination has the wrong size. After an error the assembly only answers usable().
   absl::Status OnAnswers(const v1::GetResponse::Answers& answers);
   absl::Status OnDamage(const v1::GetResponse::Damage& damage);
-  // Segments that lie in place are whole planes in device memory, in this form: `land` takes them,
-  // and they have been written only when Landed says so. Before the answers.
-  void LandWith(Land land, bool encoded);
-  Place received() const { return received_; }
+  // Of a request with a device: `from_host` takes its planes, and they have been written only when
+  // Landed says so. Before the answers, as the next.
+  void LandWith(LandFromHost from_host) { from_host_ = std::move(from_host); }
+  // And segments that lie in place are whole planes in device memory, in this form: `land` takes
+  // those.
+  void LandInPlaceWith(Land land, bool encoded);
+  // Up to here planes were handed on, or passed over.
+  Place handed_on() const;
   void Landed(const Place& place);
-  // One of those was found damaged.
-  void OnLandedDamage(size_t block, const PlaneSpec& plane);
+  // One of those was found damaged. INTERNAL when it is none that was asked for.
+  absl::Status OnLandedDamage(size_t block, const PlaneSpec& plane);
 
   // One segment, whose bytes are next in `read`, and lie at `in_place` if that is not null.
   absl::Status OnSegment(const v1::Segment& segment, Read read,
@@ -121,6 +128,7 @@ class GetAssembly {
   absl::Status AskDestination(const PlaneSpec& plane, size_t block);
   // Who takes planes itself, instead of naming a destination.
   bool takes() const { return request_.take || request_.device; }
+  bool lands() const { return from_host_ != nullptr; }
   absl::Status Take(const PlaneSpec& plane, size_t block, const std::byte* bytes);
   absl::Status LandPlane(const v1::Segment& segment, const std::byte* in_place);
   void ReportLayers();
@@ -145,8 +153,9 @@ class GetAssembly {
   std::span<std::byte> destination_;  // empty: skip
   std::vector<std::byte> scratch_;    // for `take`, where planes come in pieces
 
-  // Where planes come to lie in device memory.
-  Land land_;
+  // Where planes are handed on, to be written later.
+  LandFromHost from_host_;
+  Land land_;  // of those that lie in device memory
   bool land_encoded_ = false;
   Place landed_;
   std::vector<uint64_t> first_positions_;  // by block

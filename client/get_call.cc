@@ -10,6 +10,7 @@
 #include "client/get_assembly.h"
 #include "client/get_message.h"
 #include "client/serialize.h"
+#include "client/stopwatch.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "staging/slot_ring.h"
 
@@ -64,14 +65,15 @@ class ConsumedTeller {
 // message. Fewer than a decoder has room for (gpu/plane_decoder.cc), which would wait for it.
 constexpr size_t kMostFlying = 2;
 
-// Reads a Get's messages, has planes that lie in device memory copied on (`landing`; else null),
-// and hears meanwhile which have been.
+// Reads a Get's messages, has their planes copied to the engine's device memory (`landing`; null
+// where they go to the host's), and hears meanwhile which have been.
 class Reading {
  public:
   Reading(BulkStream* stream, const Slot& slot, const Deadline& deadline, GetAssembly* assembly,
           DeviceLanding* landing)
       : stream_(*stream),
         staging_(slot ? slot->bytes() : std::span<std::byte>()),
+        slot_on_device_(slot && slot->on_device()),
         deadline_(deadline),
         assembly_(*assembly),
         landing_(landing),
@@ -79,6 +81,9 @@ class Reading {
 
   // To the stream's end, or to the first problem, or to where nothing useful can come.
   absl::Status ReadAll() {
+    if (landing_ != nullptr) {
+      if (absl::Status s = landing_->Begin(); !s.ok()) return s;
+    }
     grpc::ByteBuffer message;
     for (;;) {
       const auto more = Next(&message);
@@ -88,12 +93,23 @@ class Reading {
     }
   }
 
+  // Once the assembly has everything: what it handed on at last.
+  absl::Status LandRest() {
+    if (landing_ == nullptr) return absl::OkStatus();
+    if (absl::Status s = landing_->Launch(assembly_.handed_on(), read_); !s.ok()) return s;
+    return AwaitAllBut(0);
+  }
+
+  // For which it only waited for the engine's stream.
+  absl::Duration waited() const { return waited_; }
+
  private:
   absl::StatusOr<bool> Next(grpc::ByteBuffer* message) {
     if (landing_ == nullptr) return stream_.Read(message);
     return stream_.Read(message, [this]() -> absl::StatusOr<bool> {
       const auto flying = landing_->Look();
-      if (flying.ok()) NoteLanded();
+      if (!flying.ok()) return flying;
+      if (absl::Status s = NoteLanded(); !s.ok()) return s;
       return flying;
     });
   }
@@ -105,26 +121,27 @@ class Reading {
     if (!taken.ok() || NothingToCome()) return taken;
     // The transport may have buffered more than the caller still has time for.
     if (deadline_.expired()) return absl::DeadlineExceededError("Get ran out of time");
-    if (landing_ == nullptr) {
-      Tell(read_);
-      return absl::OkStatus();
-    }
+    if (!slot_on_device_) Tell(read_);  // nobody reads it there any more
+    if (landing_ == nullptr) return absl::OkStatus();
     if (absl::Status s = AwaitAllBut(kMostFlying - 1); !s.ok()) return s;
-    return landing_->Launch(assembly_.received(), read_);
+    return landing_->Launch(assembly_.handed_on(), read_);
   }
 
   absl::Status AwaitAllBut(size_t flying) {
-    if (absl::Status s = landing_->AwaitAllBut(flying); !s.ok()) return s;
-    NoteLanded();
-    return absl::OkStatus();
+    {
+      const Stopwatch stopwatch(&waited_);
+      if (absl::Status s = landing_->AwaitAllBut(flying); !s.ok()) return s;
+    }
+    return NoteLanded();
   }
 
-  void NoteLanded() {
+  absl::Status NoteLanded() {
     for (const DamagedArrival& damage : landing_->TakeDamage()) {
-      assembly_.OnLandedDamage(damage.block, *damage.plane);
+      if (absl::Status s = assembly_.OnLandedDamage(damage.block, *damage.plane); !s.ok()) return s;
     }
     assembly_.Landed(landing_->place());
-    Tell(landing_->read());
+    if (slot_on_device_) Tell(landing_->read());
+    return absl::OkStatus();
   }
 
   void Tell(const StagedCount& read) {
@@ -134,11 +151,13 @@ class Reading {
 
   BulkStream& stream_;
   const std::span<const std::byte> staging_;
+  const bool slot_on_device_;
   const Deadline& deadline_;
   GetAssembly& assembly_;
   DeviceLanding* const landing_;
   ConsumedTeller teller_;
   StagedCount read_;
+  absl::Duration waited_;
 };
 
 // Whether planes are to stay encoded until they are in the worker's own hands on the device: all of
@@ -151,13 +170,21 @@ bool DecodesOnDevice(const Slot& slot, const PlaneLayout& layout, const GetBlock
   });
 }
 
+// Only the daemon's own word that the call is over tells that it writes the slot no more. What was
+// enqueued may read it for longer.
+bool IsDone(const StagingLink::Slot& slot, const grpc::Status& end,
+            const std::optional<DeviceLanding>& landing) {
+  return end.ok() && (!slot.on_device() || landing->idle());
+}
+
 // What the assembly and the transport say together.
-absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* assembly) {
+absl::Status Conclude(absl::Status read, const grpc::Status& end, GetAssembly* assembly,
+                      Reading* reading) {
   if (!read.ok()) return read;
   if (assembly->hopeless()) return assembly->damage();
   if (!end.ok()) return FromGrpc(end);
   if (absl::Status s = assembly->OnEnd(); !s.ok()) return s;
-  assembly->Landed(assembly->received());  // all has, where it had to
+  if (absl::Status s = reading->LandRest(); !s.ok()) return s;
   return assembly->damage();
 }
 
@@ -174,9 +201,12 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   const absl::Duration budget = terms.deadline.remaining();
   std::optional<DeviceLanding> landing;
   const bool lands_encoded = DecodesOnDevice(slot, layout, request);
-  if (slot && slot->on_device()) {
+  if (request.device != nullptr) {
     landing.emplace(request.device.get(), terms);
-    assembly->LandWith([&](const ArrivedPlane& plane) { landing->Add(plane); }, lands_encoded);
+    assembly->LandWith([&](const auto&... plane) { return landing->ScatterFromHost(plane...); });
+    if (slot && slot->on_device()) {
+      assembly->LandInPlaceWith([&](const auto& plane) { landing->Add(plane); }, lands_encoded);
+    }
   }
   BulkStream stream(terms, "Get");
   // What may go wrong here shows in reading.
@@ -185,20 +215,19 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   if (stream.Write(Serialize(Open(handle, request, blocks, slot, form))) && !slot) {
     stream.WritesDone();
   }
-  absl::Status read =
-      Reading(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr).ReadAll();
+  Reading reading(&stream, slot, terms.deadline, &*assembly, landing ? &*landing : nullptr);
+  absl::Status read = reading.ReadAll();
   // For a call that was left early; harmless for one that ended by itself.
   if (!read.ok() || (assembly->hopeless() && !assembly->found_nothing())) stream.Cancel();
   const grpc::Status end = stream.Finish();
-  // Only its own word that the call is over tells that the daemon writes the slot no more.
-  if (slot && end.ok()) slot->Return();
-  absl::Status status = Conclude(std::move(read), end, &*assembly);
+  if (slot && IsDone(*slot, end, landing)) slot->Return();
+  absl::Status status = Conclude(std::move(read), end, &*assembly, &reading);
   result->usable = assembly->usable();
   result->received_bytes = assembly->received_bytes();
   if (absl::IsFailedPrecondition(status) && assembly->answered()) {
     status = absl::UnavailableError("the daemon lost the session in the middle of the Get");
   }
-  return Excuse(Judge(std::move(status)), assembly->callback_time(),
+  return Excuse(Judge(std::move(status)), assembly->callback_time() + reading.waited(),
                 budget - terms.deadline.remaining());
 }
 

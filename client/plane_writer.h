@@ -9,7 +9,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "client/kvstow/device_kv.h"
 #include "kvstow/v1/kvstow.pb.h"
 #include "space/plane_layout.h"
 
@@ -31,8 +30,10 @@ class PlaneWriter {
     std::vector<std::byte> bytes(plane.raw_bytes);
     return fill(bytes) && Append(plane, block, bytes);
   }
-  // The same for a plane in the engine's device memory, which it is gathered from.
-  virtual bool Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv);
+  // The same for a plane in the engine's device memory; `to_host` gathers it, where it is to leave
+  // through the host.
+  using GatherToHost = absl::FunctionRef<absl::Status(std::span<std::byte> to)>;
+  virtual bool Gather(const PlaneSpec& plane, uint32_t block, GatherToHost to_host);
   // Sends what was taken and not sent yet.
   virtual bool Flush() = 0;
 
@@ -45,9 +46,9 @@ class PlaneWriter {
   absl::Status gathering_;
 };
 
-inline bool PlaneWriter::Gather(const PlaneSpec& plane, uint32_t block, DeviceKv& kv) {
+inline bool PlaneWriter::Gather(const PlaneSpec& plane, uint32_t block, GatherToHost to_host) {
   return Fill(plane, block, [&](std::span<std::byte> to) {
-    gathering_ = kv.GatherToHost(plane, block, to);
+    gathering_ = to_host(to);
     return gathering_.ok();
   });
 }

@@ -9,6 +9,7 @@
 #include "client/chunk_writer.h"
 #include "client/convert.h"
 #include "client/device_encoding_writer.h"
+#include "client/device_wait.h"
 #include "client/device_writer.h"
 #include "client/encoding_writer.h"
 #include "client/serialize.h"
@@ -90,7 +91,7 @@ class PutCall {
     // and cancelling would hide why.
     if (!problem.ok() && !absl::IsAborted(problem)) stream_->Cancel();
     const grpc::Status end = stream_->Finish();
-    if (slot_ && (end.ok() || IsUntouched())) slot_->Return();
+    if (slot_ && ((end.ok() && !IsGathering()) || IsUntouched())) slot_->Return();
     // The transport's word explains a stream that broke; ours explains why we ended it.
     if (problem.ok() || absl::IsAborted(problem)) problem = FromGrpc(end);
     if (problem.ok() && !done_) problem = Broken("it ended without results");
@@ -106,11 +107,12 @@ class PutCall {
   // ABORTED: the stream is broken, Finish() says why.
   static absl::Status BrokenStream() { return absl::AbortedError("stream broken"); }
 
+  // The engine's stream may still be writing to the slot.
+  bool IsGathering() const { return slot_->on_device() && asked_source_ && !flushed_; }
+
   // Only its own word that the call is over tells that the daemon reads the slot no more. It never
-  // looked at one that it was told nothing of; but the engine's stream may still be writing there.
-  bool IsUntouched() const {
-    return result_.sent_bytes == 0 && !(slot_->on_device() && asked_source_);
-  }
+  // looked at one that it was told nothing of; but the engine's stream may be writing there.
+  bool IsUntouched() const { return result_.sent_bytes == 0 && !IsGathering(); }
 
   absl::Status Talk(const SpaceHandle& handle) {
     const v1::PutRequest announce =
@@ -215,7 +217,10 @@ class PutCall {
       }
       if (!status.ok()) break;
     }
-    if (status.ok() && !writer->Flush()) status = ProblemOf(*writer);
+    if (status.ok()) {
+      flushed_ = writer->Flush();
+      if (!flushed_) status = ProblemOf(*writer);
+    }
     result_.sent_bytes = writer->bytes_sent();
     in_source_ += writer->waited();
     return status;
@@ -248,7 +253,12 @@ class PutCall {
   }
 
   absl::Status Gather(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
-    return writer->Gather(plane, b, *request_.device) ? absl::OkStatus() : ProblemOf(*writer);
+    const auto to_host = [&](std::span<std::byte> to) {
+      const Stopwatch stopwatch(&in_source_);
+      return GatherToHost(*request_.device, plane, b, to, terms_);
+    };
+    const bool sent = writer->Gather(plane, static_cast<uint32_t>(b), to_host);
+    return sent ? absl::OkStatus() : ProblemOf(*writer);
   }
 
   absl::Status Fill(const PlaneSpec& plane, size_t b, PlaneWriter* writer) {
@@ -328,6 +338,7 @@ class PutCall {
   std::unique_ptr<BulkStream> stream_;
   std::vector<size_t> wanted_;
   bool asked_source_ = false;
+  bool flushed_ = false;  // nothing is left on its way to the stream
   bool problem_is_ours_ = false;
   bool done_ = false;
   absl::Duration in_source_;

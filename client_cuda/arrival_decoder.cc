@@ -8,6 +8,12 @@ namespace kvstow {
 
 using gpu::PlaneDecoder;
 
+absl::Status ArrivalDecoder::Begin() {
+  damage_.clear();
+  for (Flying& stale : flying_) stale.names.clear();  // the flags are still being written
+  return decoder_->Begin();
+}
+
 absl::Status ArrivalDecoder::Decode(std::span<const ArrivedPlane> planes, const PageTable& table,
                                     uint64_t mark) {
   Flying told;

@@ -28,8 +28,9 @@ class ArrivalDecoder {
   ArrivalDecoder(std::unique_ptr<gpu::PlaneDecoder> decoder, cudaStream_t stream)
       : decoder_(std::move(decoder)), stream_(stream) {}
 
-  // What is decoded from here on goes behind what is on the stream now.
-  absl::Status Begin() { return decoder_->Begin(); }
+  // What is decoded from here on goes behind what is on the stream now. What was found, or will be,
+  // of planes before is not told any more.
+  absl::Status Begin();
   // Enqueues the decoding of all these to where the table says; nothing of a damaged one is
   // written. `mark` is the stream's next. INVALID_ARGUMENT as of PageTable::Describe, with nothing
   // enqueued.

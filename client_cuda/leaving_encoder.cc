@@ -43,22 +43,21 @@ size_t LeavingEncoder::Fitting(std::span<const PlaneToEncode> planes) const {
 }
 
 absl::Status LeavingEncoder::Gather(std::span<const PlaneToEncode> planes) {
-  auto lent = lent_.Borrow();
+  auto lent = lent_.Borrow(planes.size() * kDescriptionBytes);
   if (!lent.ok()) return lent.status();
-  auto descriptions = Descriptions(*lent, planes.size());
-  if (!descriptions.ok()) return descriptions.status();
+  const auto descriptions = Descriptions(*lent, planes.size());
   batch_.clear();
   std::byte* values = gathered_.data();
   for (size_t i = 0; i < planes.size(); ++i) {
     const PlaneSpec& spec = *planes[i].plane;
     auto paged = pages_.Describe(spec, planes[i].block, values);
     if (!paged.ok()) return paged.status();
-    (*descriptions)[i] = *paged;
+    descriptions[i] = *paged;
     const size_t row = spec.dim * SizeOf(spec.dtype);
     batch_.push_back({planes[i].index, planes[i].first_position, values, row * spec.tokens, row});
     values += gpu::SideBySide(spec.raw_bytes);
   }
-  KVSTOW_CUDA_RETURN_IF_ERROR(LaunchPageCopies(PageCopy::kGather, descriptions->data(),
+  KVSTOW_CUDA_RETURN_IF_ERROR(LaunchPageCopies(PageCopy::kGather, descriptions.data(),
                                                static_cast<uint32_t>(planes.size()),
                                                config_.stream));
   return lent_.Return(*lent);

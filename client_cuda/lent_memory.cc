@@ -1,31 +1,58 @@
 #include "client_cuda/lent_memory.h"
 
-#include <iterator>
 #include <utility>
 
 #include "gpu/cuda_status.h"
 
 namespace kvstow {
+namespace {
+
+absl::StatusOr<bool> HasPassed(const gpu::Event& event) {
+  const cudaError_t answer = cudaEventQuery(event.get());
+  if (answer == cudaErrorNotReady) {
+    (void)cudaGetLastError();  // no error, but kept as the last one all the same
+    return false;
+  }
+  KVSTOW_CUDA_RETURN_IF_ERROR(answer);
+  return true;
+}
+
+}  // namespace
 
 LentMemory::~LentMemory() {
   (void)cudaSetDevice(device_);
   (void)AwaitAll();
 }
 
-absl::Status LentMemory::Allocate() {
-  for (Buffers& buffers : buffers_) {
-    auto passed = gpu::MakeEvent();
-    if (!passed.ok()) return passed.status();
-    buffers.passed = *std::move(passed);
+absl::StatusOr<LentMemory::Buffers*> LentMemory::Add() {
+  if (buffers_.size() == kMost) {
+    return absl::UnavailableError("the engine's stream has not come to what earlier calls left");
   }
-  return absl::OkStatus();
+  auto passed = gpu::MakeEvent();
+  if (!passed.ok()) return passed.status();
+  buffers_.push_back(std::make_unique<Buffers>());
+  buffers_.back()->passed = *std::move(passed);
+  return buffers_.back().get();
 }
 
-absl::StatusOr<LentMemory::Buffers*> LentMemory::Borrow() {
-  Buffers& buffers = buffers_[next_];
-  next_ = (next_ + 1) % std::size(buffers_);
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(buffers.passed.get()));
-  return &buffers;
+absl::StatusOr<LentMemory::Buffers*> LentMemory::Borrow(size_t host_bytes, size_t device_bytes) {
+  Buffers* idle = nullptr;
+  for (const auto& buffers : buffers_) {
+    const auto passed = HasPassed(buffers->passed);
+    if (!passed.ok()) return passed.status();
+    if (!*passed) continue;
+    idle = buffers.get();
+    if (idle->host.size() >= host_bytes && idle->device.size() >= device_bytes) return idle;
+  }
+  // Rather another than to have one grow, which frees what it had, and that waits for the device.
+  if (idle == nullptr || buffers_.size() < kMost) {
+    auto added = Add();
+    if (!added.ok()) return added.status();
+    idle = *added;
+  }
+  KVSTOW_RETURN_IF_ERROR(idle->host.Reserve(host_bytes));
+  KVSTOW_RETURN_IF_ERROR(idle->device.Reserve(device_bytes));
+  return idle;
 }
 
 absl::Status LentMemory::Return(Buffers* buffers) {
@@ -34,9 +61,8 @@ absl::Status LentMemory::Return(Buffers* buffers) {
 }
 
 absl::Status LentMemory::AwaitAll() {
-  for (const Buffers& buffers : buffers_) {
-    if (buffers.passed.get() == nullptr) continue;
-    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(buffers.passed.get()));
+  for (const auto& buffers : buffers_) {
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(buffers->passed.get()));
   }
   return absl::OkStatus();
 }

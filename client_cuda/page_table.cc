@@ -27,8 +27,7 @@ absl::StatusOr<PagedPlane> DescribePaged(const PlaneSpec& plane, const PagedKv& 
   return out;
 }
 
-absl::StatusOr<std::span<PagedPlane>> Descriptions(LentMemory::Buffers* lent, size_t planes) {
-  KVSTOW_RETURN_IF_ERROR(lent->host.Reserve(planes * sizeof(PagedPlane)));
+std::span<PagedPlane> Descriptions(LentMemory::Buffers* lent, size_t planes) {
   return std::span(reinterpret_cast<PagedPlane*>(lent->host.data()), planes);
 }
 
@@ -42,7 +41,14 @@ absl::Status PageTable::Set(DevicePages pages) {
   }
   const size_t bytes = all.size() * sizeof(uint32_t);
   KVSTOW_RETURN_IF_ERROR(table_.Reserve(bytes));
-  KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpy(table_.data(), all.data(), bytes, cudaMemcpyHostToDevice));
+  if (stream_.get() == nullptr) {
+    auto stream = gpu::MakeStream();
+    if (!stream.ok()) return stream.status();
+    stream_ = *std::move(stream);
+  }
+  KVSTOW_CUDA_RETURN_IF_ERROR(
+      cudaMemcpyAsync(table_.data(), all.data(), bytes, cudaMemcpyHostToDevice, stream_.get()));
+  KVSTOW_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_.get()));
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "client_cuda/arrival_decoder.h"
+#include "client_cuda/capture_safe.h"
 #include "client_cuda/kvstow/cuda.h"
 #include "client_cuda/leaving_encoder.h"
 #include "client_cuda/lent_memory.h"
@@ -19,15 +20,18 @@ class Pages final : public PagedDeviceKv {
   explicit Pages(const DeviceKvOptions& options)
       : options_(options), marks_(options.stream), lent_(options.device, options.stream) {}
 
+  int device() const { return options_.device; }
+
   absl::Status Allocate() {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
-    KVSTOW_RETURN_IF_ERROR(lent_.Allocate());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     KVSTOW_RETURN_IF_ERROR(MakeDecoder());
     return MakeEncoder();
   }
 
   absl::Status SetPages(DevicePages pages) override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     // The table of the call before is in use until then.
     KVSTOW_RETURN_IF_ERROR(lent_.AwaitAll());
     if (decoder_ != nullptr) KVSTOW_RETURN_IF_ERROR(decoder_->AwaitAll());
@@ -35,13 +39,17 @@ class Pages final : public PagedDeviceKv {
   }
 
   absl::Status BeginGet() override {
-    return decoder_ == nullptr ? absl::OkStatus() : decoder_->Begin();
+    if (decoder_ == nullptr) return absl::OkStatus();
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
+    return decoder_->Begin();
   }
 
   bool decodes() const override { return decoder_ != nullptr; }
 
   absl::Status Scatter(std::span<const ArrivedPlane> planes) override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     while (!planes.empty()) {
       const auto some = planes.first(std::min(planes.size(), ArrivalDecoder::kMaxPlanes));
       KVSTOW_RETURN_IF_ERROR(decoder_ != nullptr ? decoder_->Decode(some, table_, marks_.last() + 1)
@@ -53,6 +61,8 @@ class Pages final : public PagedDeviceKv {
 
   absl::Status ScatterFromHost(const PlaneSpec& plane, size_t block,
                                std::span<const std::byte> bytes) override {
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     auto one = BorrowForOne(plane, block);
     if (!one.ok()) return one.status();
     auto& [lent, paged] = *one;
@@ -65,30 +75,46 @@ class Pages final : public PagedDeviceKv {
   }
 
   absl::Status Gather(std::span<const LeavingPlane> planes) override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
-    auto lent = lent_.Borrow();
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
+    auto lent = lent_.Borrow(planes.size() * kDescriptionBytes);
     if (!lent.ok()) return lent.status();
-    auto descriptions = Descriptions(*lent, planes.size());
-    if (!descriptions.ok()) return descriptions.status();
+    const auto descriptions = Descriptions(*lent, planes.size());
     for (size_t i = 0; i < planes.size(); ++i) {
       auto paged = table_.Describe(*planes[i].plane, planes[i].block, planes[i].to);
       if (!paged.ok()) return paged.status();
-      (*descriptions)[i] = *paged;
+      descriptions[i] = *paged;
     }
-    return Launch(PageCopy::kGather, *lent, *descriptions);
+    return Launch(PageCopy::kGather, *lent, descriptions);
   }
 
   absl::Status GatherToHost(const PlaneSpec& plane, size_t block,
                             std::span<std::byte> to) override {
+    KVSTOW_RETURN_IF_ERROR(EnqueueToHost(plane, block));
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(to_host_->passed.get()));
+    return TakeToHost(to);
+  }
+
+  absl::Status EnqueueToHost(const PlaneSpec& plane, size_t block) override {
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
+    to_host_ = nullptr;
     auto one = BorrowForOne(plane, block);
     if (!one.ok()) return one.status();
     auto& [lent, paged] = *one;
     KVSTOW_CUDA_RETURN_IF_ERROR(LaunchPageCopy(PageCopy::kGather, paged, options_.stream));
-    KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(lent->host.data(), lent->device.data(), to.size(),
-                                                cudaMemcpyDeviceToHost, options_.stream));
-    KVSTOW_RETURN_IF_ERROR(lent_.Return(lent));
-    KVSTOW_CUDA_RETURN_IF_ERROR(cudaEventSynchronize(lent->passed.get()));
-    std::memcpy(to.data(), lent->host.data(), to.size());
+    KVSTOW_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(lent->host.data(), lent->device.data(),
+                                                plane.raw_bytes, cudaMemcpyDeviceToHost,
+                                                options_.stream));
+    to_host_ = lent;
+    return lent_.Return(lent);
+  }
+
+  absl::Status TakeToHost(std::span<std::byte> to) override {
+    if (to_host_ == nullptr) return absl::FailedPreconditionError("no plane was enqueued");
+    std::memcpy(to.data(), std::exchange(to_host_, nullptr)->host.data(), to.size());
     return absl::OkStatus();
   }
 
@@ -97,21 +123,26 @@ class Pages final : public PagedDeviceKv {
   }
 
   absl::StatusOr<size_t> Encode(std::span<const PlaneToEncode> planes) override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     return encoder_->Encode(planes);
   }
 
   absl::StatusOr<std::vector<PlaneEncodedOnDevice>> TakeEncoded() override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     return encoder_->TakeEncoded();
   }
 
   absl::StatusOr<uint64_t> Mark() override {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     return marks_.Mark();
   }
 
   absl::StatusOr<bool> Passed(uint64_t mark) override {
+    const CaptureSafe here(options_.device);
+    KVSTOW_RETURN_IF_ERROR(here.status());
     auto passed = marks_.Passed(mark);
     if (decoder_ != nullptr) decoder_->Collect(marks_.passed());
     return passed;
@@ -148,31 +179,22 @@ class Pages final : public PagedDeviceKv {
     return absl::OkStatus();
   }
 
-  absl::Status SetDevice() const {
-    KVSTOW_CUDA_RETURN_IF_ERROR(cudaSetDevice(options_.device));
-    return absl::OkStatus();
-  }
-
   absl::Status Copy(std::span<const ArrivedPlane> planes) {
-    auto lent = lent_.Borrow();
+    auto lent = lent_.Borrow(planes.size() * kDescriptionBytes);
     if (!lent.ok()) return lent.status();
-    auto descriptions = Descriptions(*lent, planes.size());
-    if (!descriptions.ok()) return descriptions.status();
+    const auto descriptions = Descriptions(*lent, planes.size());
     for (size_t i = 0; i < planes.size(); ++i) {
       auto paged = table_.Describe(*planes[i].plane, planes[i].block, planes[i].bytes);
       if (!paged.ok()) return paged.status();
-      (*descriptions)[i] = *paged;
+      descriptions[i] = *paged;
     }
-    return Launch(PageCopy::kScatter, *lent, *descriptions);
+    return Launch(PageCopy::kScatter, *lent, descriptions);
   }
 
   // Room for one plane on both sides, and the plane as it is to lie in the device's.
   absl::StatusOr<std::pair<Lent*, PagedPlane>> BorrowForOne(const PlaneSpec& plane, size_t block) {
-    KVSTOW_RETURN_IF_ERROR(SetDevice());
-    auto lent = lent_.Borrow();
+    auto lent = lent_.Borrow(plane.raw_bytes, plane.raw_bytes);
     if (!lent.ok()) return lent.status();
-    KVSTOW_RETURN_IF_ERROR((*lent)->host.Reserve(plane.raw_bytes));
-    KVSTOW_RETURN_IF_ERROR((*lent)->device.Reserve(plane.raw_bytes));
     auto paged = table_.Describe(plane, block, (*lent)->device.data());
     if (!paged.ok()) return paged.status();
     return std::pair(*lent, *paged);
@@ -188,6 +210,7 @@ class Pages final : public PagedDeviceKv {
   PageTable table_;
   std::unique_ptr<ArrivalDecoder> decoder_;  // null: planes arrive decoded
   std::unique_ptr<LeavingEncoder> encoder_;  // null: planes leave decoded
+  Lent* to_host_ = nullptr;                  // enqueued and not taken
   StreamMarks marks_;
   LentMemory lent_;  // last: its end waits for what uses the others
 };
@@ -196,7 +219,12 @@ class Pages final : public PagedDeviceKv {
 
 absl::StatusOr<std::shared_ptr<PagedDeviceKv>> PagedDeviceKv::Create(
     const DeviceKvOptions& options) {
-  auto kv = std::make_shared<Pages>(options);
+  // What it consists of waits and frees in its destructors.
+  const auto end = [](Pages* pages) {
+    const CaptureSafe here(pages->device());
+    delete pages;
+  };
+  const std::shared_ptr<Pages> kv(new Pages(options), end);
   KVSTOW_RETURN_IF_ERROR(kv->Allocate());
   return kv;
 }

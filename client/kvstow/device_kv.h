@@ -65,13 +65,15 @@ class DeviceKv {
   // the bytes, and no kernels of another process. Asked once a Get.
   virtual bool decodes() const { return false; }
 
-  // A Get begins: what its Scatters enqueue goes behind what is on the caller's stream now.
+  // A Get begins: what its Scatters enqueue goes behind what is on the caller's stream now. Damage
+  // that is known, or will be, of planes of Gets before is not told any more.
   virtual absl::Status BeginGet() { return absl::OkStatus(); }
   // Enqueues the copying of all these on the caller's stream, and the decoding of encoded ones,
   // which must pass their checksum before anything of them is written. The engine's memory is
   // written by nothing else, and by nothing that is not enqueued when the Get returns.
   virtual absl::Status Scatter(std::span<const ArrivedPlane> planes) = 0;
-  // The same for one plane in host memory, raw_bytes long, that is gone when this returns.
+  // The same for one plane in host memory, raw_bytes long, that is gone when this returns. Should
+  // not wait for the stream: no more than two before it have not been passed.
   virtual absl::Status ScatterFromHost(const PlaneSpec& plane, size_t block,
                                        std::span<const std::byte> bytes) = 0;
 
@@ -84,6 +86,16 @@ class DeviceKv {
   virtual absl::Status GatherToHost(const PlaneSpec& /*plane*/, size_t /*block*/,
                                     std::span<std::byte> /*to*/) {
     return absl::UnimplementedError("this DeviceKv gathers no planes, so it serves Gets only");
+  }
+
+  // The two halves of that, so that the call that waits in between can end by its deadline;
+  // UNIMPLEMENTED where there are none. Enqueues it; one that was not taken is forgotten.
+  virtual absl::Status EnqueueToHost(const PlaneSpec& /*plane*/, size_t /*block*/) {
+    return absl::UnimplementedError("this DeviceKv waits in GatherToHost");
+  }
+  // Copies the plane out, once a mark behind it has passed.
+  virtual absl::Status TakeToHost(std::span<std::byte> /*to*/) {
+    return absl::UnimplementedError("this DeviceKv waits in GatherToHost");
   }
 
   // Whether planes of Puts are to be encoded here, on the worker's own stream, so that a seventh of

@@ -57,8 +57,10 @@ struct DeviceKvOptions {
   size_t max_blocks = 1024;  // of one call; rotary tables for so many are kept
 };
 
-// A paged KV cache, call after call, one at a time. Scatter and Gather are INVALID_ARGUMENT for
-// pages that do not hold a block, and for opaque planes, which have no rows.
+// A paged KV cache, call after call, one at a time. Other threads may capture graphs meanwhile; but
+// Create, the end of it and SetPages with more pages than ever before are not for the time of a
+// capture on a stream that was made without cudaStreamNonBlocking. Scatter and Gather are
+// INVALID_ARGUMENT for pages that do not hold a block, and for opaque planes, which have no rows.
 class PagedDeviceKv : public DeviceKv {
  public:
   // RESOURCE_EXHAUSTED when there is no memory for tables, or for encoding.
