@@ -44,6 +44,34 @@ class SlowGather final : public DeviceKv {
   absl::StatusOr<bool> Passed(uint64_t) override { return true; }
 };
 
+// An engine's whose device is lost at one step.
+class FailingScatter final : public DeviceKv {
+ public:
+  enum Step { kScatter, kMark, kPassed };
+  explicit FailingScatter(Step step) : step_(step) {}
+
+  absl::Status Scatter(std::span<const ArrivedPlane>) override { return At(kScatter); }
+  absl::Status ScatterFromHost(const PlaneSpec&, size_t, std::span<const std::byte>) override {
+    return At(kScatter);
+  }
+  absl::StatusOr<uint64_t> Mark() override {
+    if (absl::Status s = At(kMark); !s.ok()) return s;
+    return ++marks_;
+  }
+  absl::StatusOr<bool> Passed(uint64_t) override {
+    if (absl::Status s = At(kPassed); !s.ok()) return s;
+    return true;
+  }
+
+ private:
+  absl::Status At(Step step) const {
+    return step == step_ ? absl::InternalError("the device is lost") : absl::OkStatus();
+  }
+
+  const Step step_;
+  uint64_t marks_ = 0;
+};
+
 class DeviceCallTest : public ::testing::Test {
  protected:
   DeviceCallTest() {
@@ -163,6 +191,19 @@ TEST_F(DeviceCallTest, AStuckStreamEndsTheGetByItsDeadline) {
   EXPECT_EQ(get.usable, 0u);
   EXPECT_EQ(get.status.code(), absl::StatusCode::kDeadlineExceeded) << get.status;
   EXPECT_FALSE(client_->health().breaker_open);
+  EXPECT_EQ(space_->GetBlocks(Get(Target())).usable, kBlocks);
+}
+
+// Lost, say. The breaker opens at the daemon's first failure.
+TEST_F(DeviceCallTest, ADeviceThatFailsIsNoFailureOfTheDaemons) {
+  PutAll();
+  for (const auto step :
+       {FailingScatter::kScatter, FailingScatter::kMark, FailingScatter::kPassed}) {
+    const auto get = space_->GetBlocks(Get(std::make_shared<FailingScatter>(step)));
+    EXPECT_EQ(get.usable, 0u);
+    EXPECT_EQ(get.status.code(), absl::StatusCode::kInternal) << get.status;
+    EXPECT_FALSE(client_->health().breaker_open);
+  }
   EXPECT_EQ(space_->GetBlocks(Get(Target())).usable, kBlocks);
 }
 

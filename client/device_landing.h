@@ -39,6 +39,8 @@ class DeviceLanding {
   // Looks which have landed; whether some are still on their way. The status of the engine's
   // stream.
   absl::StatusOr<bool> Look();
+  // The DeviceKv or the engine's stream could not do it, which says nothing of the daemon.
+  bool failed() const { return failed_; }
   // Nothing that was launched may still be on its way.
   bool idle() const { return flying_.empty() && !unmarked_; }
 
@@ -51,6 +53,9 @@ class DeviceLanding {
  private:
   // The first one has.
   void TakeLanded();
+  absl::Status Await(uint64_t mark);
+  // What the DeviceKv said.
+  absl::Status Note(absl::Status status);
 
   struct Batch {
     uint64_t mark = 0;
@@ -65,6 +70,7 @@ class DeviceLanding {
   std::deque<uint64_t> from_host_;  // marks behind the last planes
   bool unmarked_ = false;           // something was enqueued, and no mark behind it
   Batch landed_;
+  bool failed_ = false;
 };
 
 }  // namespace kvstow::client

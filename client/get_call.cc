@@ -224,6 +224,7 @@ Outcome RunGet(const BulkStream::Terms& terms, const SpaceHandle& handle,
   absl::Status status = Conclude(std::move(read), end, &*assembly, &reading);
   result->usable = assembly->usable();
   result->received_bytes = assembly->received_bytes();
+  if (landing && landing->failed()) return Unmade(std::move(status));
   if (absl::IsFailedPrecondition(status) && assembly->answered()) {
     status = absl::UnavailableError("the daemon lost the session in the middle of the Get");
   }
