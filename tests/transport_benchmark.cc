@@ -4,7 +4,7 @@
 //
 //   transport_benchmark [SECONDS [THREADS [GROUPS [ROW]]]]
 //
-// THREADS are the daemon's, and those of memcpy and of the codec alone; the worker has one. GROUPS:
+// THREADS are the daemon's, and those of the codec alone; the worker has one, and memcpy. GROUPS:
 // of "raw", "size", "lossy" and "lookup" those that the word contains; all without it. ROW: of
 // their rows of GB/s only those whose names contain it. Prints GB/s (1e9 bytes of KV).
 #include <signal.h>
@@ -51,7 +51,7 @@ constexpr char kSelf[] = "/proc/self/exe";  // as a process of its own
 double seconds_each = 2;
 std::string groups = "raw,size,lossy,lookup";
 std::string row_wanted;
-uint32_t threads = 1;  // of the daemon, and of the limits
+uint32_t threads = 1;  // of the daemon, and of the codec alone
 
 // Of the rows that are not of other sizes: Llama-3.1-8B's, a prompt of 1,024 tokens, 128 MiB.
 constexpr uint32_t kLayers = 32;
@@ -107,19 +107,15 @@ void ForBlocks(size_t blocks, absl::FunctionRef<void(size_t)> work) {
   share(0);
   for (std::thread& other : others) other.join();
 }
-std::string OnThreads(const char* limit) {
-  return threads == 1 ? absl::StrCat(limit, " on one thread")
-                      : absl::StrCat(limit, " on ", threads, " threads");
-}
-
+// By the worker's one thread, whatever the daemon has.
 Work Memcpy(BenchWorker& worker) {
-  return {OnThreads("memcpy"), [&worker] {
-            ForBlocks(worker.values.size(), [&worker](size_t b) {
+  return {"memcpy on one thread", [&worker] {
+            for (size_t b = 0; b < worker.values.size(); ++b) {
               for (size_t p = 0; p < worker.values[b].size(); ++p) {
                 std::memcpy(worker.pages[b][p].data(), worker.values[b][p].data(),
                             worker.values[b][p].size());
               }
-            });
+            }
           }};
 }
 
@@ -263,9 +259,10 @@ void Lossy(const std::string& target, DataPath path, std::shared_ptr<PlaneCoder>
   const char* who = coder == nullptr ? "" : " in the worker";
   BenchWorker worker(target, path, CodecId::kEOptShrinkQ, kBlocks, kLayers, std::move(coder));
   CodecAlone alone(worker);
+  const std::string limit = absl::StrCat(
+      "the codec alone, ", threads == 1 ? "one thread" : absl::StrCat(threads, " threads"));
   PutAndGet(worker, absl::StrCat("eOptShrinkQ", who, ", ", Name(path)),
-            {OnThreads("the codec alone"), [&alone] { alone.Encode(); }},
-            {OnThreads("the codec alone"), [&alone] { alone.Decode(); }});
+            {limit, [&alone] { alone.Encode(); }}, {limit, [&alone] { alone.Decode(); }});
 }
 
 // A client's call, on a connection of its own: of the kind that `--client` names.
