@@ -5,19 +5,6 @@
 #include "gpu/cuda_status.h"
 
 namespace kvstow {
-namespace {
-
-absl::StatusOr<bool> HasPassed(const gpu::Event& event) {
-  const cudaError_t answer = cudaEventQuery(event.get());
-  if (answer == cudaErrorNotReady) {
-    (void)cudaGetLastError();  // no error, but kept as the last one all the same
-    return false;
-  }
-  KVSTOW_CUDA_RETURN_IF_ERROR(answer);
-  return true;
-}
-
-}  // namespace
 
 LentMemory::~LentMemory() {
   (void)cudaSetDevice(device_);
@@ -38,7 +25,7 @@ absl::StatusOr<LentMemory::Buffers*> LentMemory::Add() {
 absl::StatusOr<LentMemory::Buffers*> LentMemory::Borrow(size_t host_bytes, size_t device_bytes) {
   Buffers* idle = nullptr;
   for (const auto& buffers : buffers_) {
-    const auto passed = HasPassed(buffers->passed);
+    const auto passed = gpu::HasPassed(buffers->passed);
     if (!passed.ok()) return passed.status();
     if (!*passed) continue;
     idle = buffers.get();

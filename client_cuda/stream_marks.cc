@@ -20,12 +20,8 @@ absl::StatusOr<uint64_t> StreamMarks::Mark() {
 
 absl::StatusOr<bool> StreamMarks::Passed(uint64_t mark) {
   while (!events_.empty() && passed_ < mark) {
-    const cudaError_t answer = cudaEventQuery(events_.front().get());
-    if (answer == cudaErrorNotReady) {
-      (void)cudaGetLastError();  // no error, but kept as the last one all the same
-      return false;
-    }
-    KVSTOW_CUDA_RETURN_IF_ERROR(answer);
+    const auto passed = gpu::HasPassed(events_.front());
+    if (!passed.ok() || !*passed) return passed;
     ++passed_;
     idle_.push_back(std::move(events_.front()));
     events_.pop_front();

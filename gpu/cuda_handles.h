@@ -48,4 +48,15 @@ inline absl::StatusOr<Event> MakeEvent() {
   return Event(event);
 }
 
+// Whether its stream has come to where the event was recorded last, or it never was.
+inline absl::StatusOr<bool> HasPassed(const Event& event) {
+  const cudaError_t answer = cudaEventQuery(event.get());
+  if (answer == cudaErrorNotReady) {
+    (void)cudaGetLastError();  // no error, but kept as the last one all the same
+    return false;
+  }
+  KVSTOW_CUDA_RETURN_IF_ERROR(answer);
+  return true;
+}
+
 }  // namespace kvstow::gpu

@@ -343,15 +343,7 @@ absl::Status Encoder::Encode(std::span<const Plane> planes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Encoder::Passed() {
-  const cudaError_t answer = cudaEventQuery(done_.get());
-  if (answer == cudaErrorNotReady) {
-    (void)cudaGetLastError();  // no error, but kept as the last one all the same
-    return false;
-  }
-  KVSTOW_CUDA_RETURN_IF_ERROR(answer);
-  return true;
-}
+absl::StatusOr<bool> Encoder::Passed() { return HasPassed(done_); }
 
 void Encoder::Report(const Down& down) {
   encoded_.clear();

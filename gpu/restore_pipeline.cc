@@ -466,13 +466,9 @@ absl::Status Pipeline::Harvest() {
 // Tells finished layers early.
 absl::Status Pipeline::HarvestReady() {
   while (slots_[oldest_].in_flight) {
-    const cudaError_t error = cudaEventQuery(slots_[oldest_].decoded.get());
-    if (error == cudaErrorNotReady) {
-      // No error, but kept as the last one all the same.
-      (void)cudaGetLastError();
-      return absl::OkStatus();
-    }
-    KVSTOW_CUDA_RETURN_IF_ERROR(error);
+    const auto decoded = HasPassed(slots_[oldest_].decoded);
+    if (!decoded.ok()) return decoded.status();
+    if (!*decoded) return absl::OkStatus();
     KVSTOW_RETURN_IF_ERROR(Harvest());
   }
   return absl::OkStatus();
