@@ -8,7 +8,6 @@
 #include <fstream>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -16,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "kvstow/client.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/process.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/way.h"
@@ -321,26 +321,19 @@ TEST_P(InterruptedTransferTest, AWorkerThatIsKilledLeavesNothingBehind) {
     worker_->SetPrompt(1);
     worker_->PutAll();
     const std::string said = absl::StrCat(dir_.path(), "/", step);
-    Process worker(
-        {"/proc/self/exe", "--gtest_filter=InterruptedTransferChild.DISABLED_StandsStill",
-         "--gtest_also_run_disabled_tests"},
-        said);
-    const absl::Time end = absl::Now() + kPatience;
-    while (!absl::StrContains(ReadFile(said), "standing still") && absl::Now() < end) {
-      std::this_thread::yield();
-    }
-    ASSERT_TRUE(absl::StrContains(ReadFile(said), "standing still")) << ReadFile(said);
+    Process worker(OnlyThisTest("InterruptedTransferChild.DISABLED_StandsStill"), said);
+    ASSERT_TRUE(Says(said, "standing still")) << ReadFile(said);
     worker.Signal(SIGKILL);
     worker.Wait();
 
-    for (bool has_region = GetParam().path == DataPath::kGrpc; !has_region;) {
+    const auto has_region = [&] {
       const Worker next(socket_, GetParam());
       EXPECT_TRUE(next->Lookup(next.keys()).status.ok());
-      has_region = next.client().health().no_shared_memory.ok();
-      ASSERT_LT(absl::Now(), end) << next.client().health().no_shared_memory;
-    }
+      return next.client().health().no_shared_memory.ok();
+    };
+    EXPECT_TRUE(GetParam().path == DataPath::kGrpc || Eventually(has_region));
     size_t together = 0;
-    while (together < 2 * kBlocks && absl::Now() < end) {
+    const auto both_stay = [&] {
       std::vector<std::vector<BlockKey>> prompts;
       for (const uint32_t seed : {3u, 4u}) {
         worker_->SetPrompt(seed);
@@ -348,7 +341,9 @@ TEST_P(InterruptedTransferTest, AWorkerThatIsKilledLeavesNothingBehind) {
         prompts.push_back(worker_->keys());
       }
       together = (*worker_)->Lookup(prompts[0]).blocks + (*worker_)->Lookup(prompts[1]).blocks;
-    }
+      return together == 2 * kBlocks;
+    };
+    Eventually(both_stay);
     EXPECT_EQ(together, 2 * kBlocks);
   }
 }

@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "gtest/gtest.h"
+#include "tests/testing/eventually.h"
 
 extern char** environ;
 
@@ -63,6 +64,14 @@ std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& ar
   std::vector<std::string> command = {"setpriv", "--pdeathsig", "KILL", "--"};
   command.insert(command.end(), argv.begin(), argv.end());
   return command;
+}
+
+std::vector<std::string> OnlyThisTest(const std::string& test) {
+  return {"/proc/self/exe", "--gtest_filter=" + test, "--gtest_also_run_disabled_tests"};
+}
+
+bool Says(const std::string& output_file, const std::string& word) {
+  return Eventually([&] { return ReadFile(output_file).find(word) != std::string::npos; });
 }
 
 std::string BesideThisProgram(const std::string& built) {

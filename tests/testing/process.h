@@ -35,6 +35,10 @@ class Process {
 // The same command, ended by the kernel when the thread that starts it ends, however that comes
 // about: for a benchmark, which a closed pipe kills before it can clean up. (util-linux' setpriv)
 std::vector<std::string> EndingWithThisThread(const std::vector<std::string>& argv);
+// This test program with that disabled test alone: a process to be killed.
+std::vector<std::string> OnlyThisTest(const std::string& test);
+// Whether a process has written `word` there; waits until it has, a minute at most.
+bool Says(const std::string& output_file, const std::string& word);
 // The program of the same name in this one's folder, as in a bundle; `built` where there is none.
 std::string BesideThisProgram(const std::string& built);
 // True when `program` is in PATH.
